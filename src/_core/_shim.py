@@ -1,0 +1,57 @@
+"""Stand-ins for the few names of the `cython` module that the core uses.
+
+Decides nothing: it lets the core's sources run uncompiled without importing Cython, which is a
+build requirement and never a run-time one (and whose import costs more than all of `ybsmart`).
+When a module is compiled, Cython supplies these names itself and this file is not consulted.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections.abc import Callable
+from operator import attrgetter
+from time import monotonic
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+compiled = False
+
+# The C types that the core annotates with; uncompiled they are ordinary Python objects.
+bint = bool
+int = Py_ssize_t = ulonglong = int
+double = float
+
+
+def _unchanged(obj: T) -> T:
+    return obj
+
+
+cclass = cfunc = ccall = inline = _unchanged
+
+
+def final(cls: type[T]) -> type[T]:
+    """Refuse subclasses, as the compiled class does."""
+
+    def refuse(sub: type[T], **_: Any) -> None:
+        raise TypeError(f"type '{cls.__name__}' is not an acceptable base type")
+
+    cls.__init_subclass__ = classmethod(refuse)  # type: ignore[assignment, arg-type]
+    return cls
+
+
+def cast(_type: Any, obj: Any) -> Any:
+    return obj
+
+
+def exceptval(*_args: Any, **_kwargs: Any) -> Callable[[T], T]:
+    return _unchanged
+
+
+# Uncompiled, a critical section is a lock of the object's own: several bytecodes are not atomic
+# under any GIL. It is the interpreter's lock, also after gevent's monkey patching, because nothing
+# inside a section ever waits, so that two greenlets of one thread can never meet in it.
+new_guard = allocate_lock
+critical_section = attrgetter("_guard")
+
+__all__ = ["critical_section", "monotonic", "new_guard"]

