@@ -32,7 +32,7 @@ class Connection(psycopg.Connection[Row]):
     _cluster: Cluster | None = None
 
     @classmethod
-    def connect(  # type: ignore[override]
+    def connect(
         cls: type[C],
         conninfo: str = "",
         *,
@@ -63,11 +63,11 @@ class Connection(psycopg.Connection[Row]):
             "cursor_factory": cursor_factory,
         }
         if not properties.load_balance:
-            return super().connect(conninfo, **options, **libpq)
+            return super().connect(conninfo, **options | libpq)
         params = conninfo_to_dict(conninfo, **libpq)
         cluster = registry.find(params, properties)
         if cluster is None:
-            return super().connect("", **options, **params)
+            return super().connect("", **options | params)
         cluster.refresh_if_due(properties.refresh_interval, params)
         return cls._connect_balanced(cluster, properties, params, options)
 

@@ -21,7 +21,9 @@ class Fault(enum.Enum):
 # A server that refuses a connection says so in a message with a severity. libpq gives no SQLSTATE
 # for it, so the text is all there is; severities are translated, but these are all of them in
 # PostgreSQL's catalogues that differ from "FATAL".
-_ANSWERED = re.compile(r"(?:FATAL|ВАЖНО|致命错误|致命錯誤|치명적오류|ΚΡΙΣΙΜΟ|ПОМИЛКА)\s*:", re.IGNORECASE)
+_ANSWERED = re.compile(
+    r"(?:FATAL|ВАЖНО|致命错误|致命錯誤|치명적오류|ΚΡΙΣΙΜΟ|ПОМИЛКА)\s*:", re.IGNORECASE
+)
 _BUSY = re.compile(r"too many (?:clients|connections)|remaining connection slots", re.IGNORECASE)
 _GOING = re.compile(
     r"the database system is|terminating connection|not (?:yet )?accepting connections",

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -47,7 +47,7 @@ class Properties:
     """The properties of one request, checked. Times are in seconds."""
 
     load_balance: bool = False
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     refresh_interval: float = 300.0
     failed_host_delay: float = 5.0
 

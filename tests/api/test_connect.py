@@ -10,12 +10,11 @@ import warnings
 import psycopg
 import psycopg_pool
 import pytest
-from support import by_node, by_server, in_threads
 
 import ybsmart
+from tests.api.support import by_node, by_server, in_threads
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
-
 
 # The examples of YugabyteDB's documentation, in Python
 
