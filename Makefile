@@ -48,8 +48,11 @@ help:
 demo: $(PACKAGE)
 	@$(BIN)/ybsmart demo $(ARGS)
 
+# Tests that do not depend on what YBSMART_IMPL says, or take both builds by themselves.
+ONCE := tests/core tests/packaging
+
 # Twice, because the package runs on either core: first what goes through its interface, on the
-# pure one; then everything, on the compiled one. Tests of the core and of packaging always take both.
+# pure one; then everything, on the compiled one.
 # (5: pytest found no test, which is no failure when ARGS chose tests of the other run.)
 test: $(PACKAGE)
 	@$(BIN)/ruff check .
@@ -58,7 +61,7 @@ test: $(PACKAGE)
 	@$(BIN)/mypy tests $(if $(wildcard bench/*.py),bench)
 ifeq ($(MODE),c)
 	@status=0; \
-	YBSMART_IMPL=python $(PYTEST) --ignore=tests/core --ignore=tests/packaging $(ARGS) || status=$$?; \
+	YBSMART_IMPL=python $(PYTEST) $(addprefix --ignore=,$(ONCE)) $(ARGS) || status=$$?; \
 	test $$status != 5 || status=0; \
 	YBSMART_IMPL=c $(PYTEST) $(ARGS) && exit $$status
 else

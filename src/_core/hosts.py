@@ -14,6 +14,7 @@ the garbage collector may run it inside any critical section, this table's own i
 from __future__ import annotations
 
 from collections import deque
+from weakref import WeakValueDictionary
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,8 +32,18 @@ def is_compiled() -> bool:
 class Host:
     """One node as the table sees it: a key, what the shell knows of it, its count, its health."""
 
-    __slots__ = ("_count", "_down_until", "_guard", "_info", "_key", "_last_error", "_listed")
+    __slots__ = (
+        "__weakref__",
+        "_count",
+        "_down_until",
+        "_guard",
+        "_info",
+        "_key",
+        "_last_error",
+        "_listed",
+    )
 
+    __weakref__: object
     _guard: object  # of _info and _last_error; the numbers belong to the table
     _key: str
     _info: object
@@ -115,6 +126,11 @@ class Lease:
 
     def release(self) -> bool:
         """Give the count back. True the first time, False and without effect ever after."""
+        if not cython.compiled and self._table._guard.locked():  # type: ignore[attr-defined]
+            # Uncompiled, the garbage collector may have run the finaliser that calls this inside
+            # a section of this very thread.
+            self._table._dropped.append(self)
+            return self._active
         with cython.critical_section(self._table):
             if not self._active:
                 return False
@@ -137,58 +153,59 @@ class Lease:
 class HostTable:
     """The hosts of one cluster. Safe for any number of threads; every method is one step."""
 
-    __slots__ = ("_dropped", "_guard", "_hosts", "_random")
+    __slots__ = ("_dropped", "_guard", "_known", "_listed", "_random")
 
     _guard: object
-    _hosts: tuple  # type: ignore[type-arg]
-    _dropped: deque[Host]
+    _listed: tuple  # type: ignore[type-arg]
+    _known: WeakValueDictionary[str, Host]  # while listed, leased, or in a list still in use
+    _dropped: deque[Host | Lease]  # left by finalisers
     _random: cython.ulonglong
 
     def __init__(self, seed: int) -> None:
         """`seed`, 1 to 2**64 - 1, starts the lots that decide between equally loaded hosts."""
         if not cython.compiled:
             self._guard = cython.new_guard()
-        self._hosts = ()
+        self._listed = ()
+        self._known = WeakValueDictionary()
         self._dropped = deque()
         self._random = seed
 
     def update(self, listed: list[tuple[str, Any]]) -> tuple[Host, ...]:
         """Take over a fresh list of (key, info); return its hosts, in its order.
 
-        A host that is missing from it keeps its record, no longer listed, while it has a count.
-        Callers update one at a time (the shell's refresh is single flight).
+        A host that is missing from it keeps its record, no longer listed, while it has a count or
+        somebody still chooses from a list that has it. Callers update one at a time (the shell's
+        refresh is single flight).
         """
-        before = self.hosts()
-        known = {host.key: host for host in before}
         hosts: dict[str, Host] = {}
-        for key, info in listed:
-            hosts[key] = self._take_over(known.pop(key, None), key, info)
-        fresh = tuple(hosts.values())
         host: Host
-        for host in known.values():
-            host._listed = False
-            if host._count > 0:
-                hosts[host._key] = host
+        for key, info in listed:
+            hosts[key] = self._take_over(self._known.get(key), key, info)
+        fresh = tuple(hosts.values())
+        for host in list(self._known.values()):
+            host._listed = host._key in hosts
+        self._known.update(hosts)
         with cython.critical_section(self):
-            before, self._hosts = self._hosts, tuple(hosts.values())
+            before, self._listed = self._listed, fresh
         return fresh
 
     @cython.cfunc
     def _take_over(self, host: Host | None, key: str, info: object) -> Host:
-        """Make a host listed, with what is now known of it."""
+        """The host of a key, with what is now known of it."""
         if host is None:
             return Host(key, info)
         with cython.critical_section(host):
             # Swapped, so that what is replaced is let go of outside the section.
             host._info, info = info, host._info
-        host._listed = True
         return host
 
     def hosts(self) -> tuple[Host, ...]:
-        """All hosts on record, also those no longer listed that still have connections."""
+        """The hosts that are listed, and those no longer listed that still have connections."""
         self._collect_dropped()
         with cython.critical_section(self):
-            return self._hosts
+            listed = self._listed
+        gone = [host for host in list(self._known.values()) if host.count and not host.listed]
+        return (*listed, *gone)
 
     def reserve(
         self,
@@ -283,11 +300,19 @@ class HostTable:
         dropped = self._dropped
         while dropped:
             try:
-                host: Host = dropped.popleft()
+                left: object = dropped.popleft()
             except IndexError:  # another thread took the last one
                 break
-            with cython.critical_section(self):
-                host._count -= 1
+            if isinstance(left, Lease):
+                left.release()
+            else:
+                self._count_off(left)  # type: ignore[arg-type]
+        return None
+
+    @cython.cfunc
+    def _count_off(self, host: Host) -> object:
+        with cython.critical_section(self):
+            host._count -= 1
         return None
 
     def check(self) -> None:

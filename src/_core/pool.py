@@ -239,6 +239,7 @@ class Slot:
     __slots__ = (
         "_below",
         "_conn",
+        "_held",
         "_idle_since",
         "_lent",
         "_pgconn",
@@ -256,6 +257,7 @@ class Slot:
     _below: Slot
     _idle_since: cython.double
     _lent: cython.bint
+    _held: cython.bint  # lent, and neither on the way to the holder nor on the way back
     _retired: cython.bint
 
     def __init__(self, pool: PoolCore, conn: Any, shelf: Shelf) -> None:
@@ -267,6 +269,7 @@ class Slot:
         self._below = None  # type: ignore[assignment]
         self._idle_since = 0.0
         self._lent = False
+        self._held = False
         self._retired = False
 
     @property
@@ -276,7 +279,7 @@ class Slot:
     def _dropped(self, _: object) -> None:
         # Called by the garbage collector, so possibly inside a critical section of this very
         # thread: leave a note and return.
-        if self._lent and not self._retired:
+        if self._held:
             self._pool._leaked.append(self)
 
     def __repr__(self) -> str:
@@ -363,6 +366,7 @@ class PoolCore:
         "_openings",
         "_queue",
         "_shelves",
+        "_slots",
         "_total",
         "_turn",
         "_waiting",
@@ -372,6 +376,7 @@ class PoolCore:
     _queue: WaiterQueue
     _waiting: cython.Py_ssize_t  # the queue's length, as an integer that the fast path can read
     _shelves: tuple  # type: ignore[type-arg]
+    _slots: set[Slot]  # of all that are open: or who would watch over a connection in a cycle?
     _openings: Opening  # those under way, linked
     _turn: cython.Py_ssize_t  # the shelf at which the search for the next connection starts
     _idle: cython.Py_ssize_t
@@ -399,6 +404,7 @@ class PoolCore:
         self._queue = WaiterQueue()
         self._waiting = 0
         self._shelves = ()
+        self._slots = set()
         self._openings = None  # type: ignore[assignment]
         self._turn = 0
         self._idle = 0
@@ -407,7 +413,8 @@ class PoolCore:
         self._total = 0
         self._max_size = max_size
         self._max_connecting = max_connecting
-        self._check_after = check_after
+        # At 0 always, also when the clock has not moved.
+        self._check_after = check_after or -1.0
         self._closing = False
         self._idle_status = idle_status
         self._leaked = deque()
@@ -423,8 +430,10 @@ class PoolCore:
         return self._lend(slot)
 
     def putconn(self, conn: Any, *, discard: bool = False) -> None:
-        slot: Slot = self._slot_of(conn)
+        slot: Slot = self._claim(conn)
         fit: cython.bint = False
+        if self._leaked:
+            self._collect_leaked()
         try:
             if not discard:
                 fit = self._is_idle(slot._pgconn) or self._clean(conn)
@@ -461,35 +470,43 @@ class PoolCore:
     @cython.cfunc
     def _take(self) -> Slot:
         """Take an idle connection off its shelf, or None. Waiters present imply that none is."""
-        shelf: Shelf
-        best: Shelf
-        slot: Slot
-        count: cython.Py_ssize_t
-        at: cython.Py_ssize_t
         with cython.critical_section(self):
             if self._idle == 0 or self._closing:
                 return None  # type: ignore[return-value]
-            # Fewest lent; among equals each in turn, so that requests which do not overlap
-            # are spread as well.
-            best = None  # type: ignore[assignment]
-            count = len(self._shelves)
-            at = self._turn
-            for _ in range(count):
-                if at >= count:
-                    at = 0
-                shelf = self._shelves[at]
-                at += 1
-                if shelf._idle and (best is None or shelf._lent < best._lent):
-                    best = shelf
-                    self._turn = at
-            slot = best._top
-            best._top = slot._below
-            slot._below = None  # type: ignore[assignment]
-            best._idle -= 1
-            self._idle -= 1
-            best._lent += 1
-            self._lent += 1
-            slot._lent = True
+            return self._pick()
+
+    @cython.cfunc
+    @cython.inline
+    def _pick(self) -> Slot:
+        """Lend the idle connection whose turn it is; there is one. Caller holds the section."""
+        shelf: Shelf
+        best: Shelf = None  # type: ignore[assignment]
+        count: cython.Py_ssize_t = len(self._shelves)
+        at: cython.Py_ssize_t = self._turn
+        # Fewest lent; among equals each in turn, so that requests which do not overlap are spread
+        # as well.
+        for _ in range(count):
+            if at >= count:
+                at = 0
+            shelf = self._shelves[at]
+            at += 1
+            if shelf._idle and (best is None or shelf._lent < best._lent):
+                best = shelf
+                self._turn = at
+        return self._unshelve(best)
+
+    @cython.cfunc
+    @cython.inline
+    def _unshelve(self, shelf: Shelf) -> Slot:
+        """Lend the slot on top of the shelf. Caller holds the section."""
+        slot: Slot = shelf._top
+        shelf._top = slot._below
+        slot._below = None  # type: ignore[assignment]
+        shelf._idle -= 1
+        self._idle -= 1
+        shelf._lent += 1
+        self._lent += 1
+        slot._lent = True
         return slot
 
     @cython.cfunc
@@ -497,7 +514,7 @@ class PoolCore:
     def _is_stale(self, slot: Slot) -> cython.bint:
         """Whether it has been idle for long, or since before its node was in trouble."""
         since: cython.double = slot._idle_since
-        return since < slot._shelf._suspect_since or monotonic() - since > self._check_after
+        return since <= slot._shelf._suspect_since or monotonic() - since > self._check_after
 
     @cython.cfunc
     @cython.inline
@@ -511,6 +528,7 @@ class PoolCore:
         """Hand the connection itself to the caller, who alone has the slot."""
         conn: object = slot._conn
         slot._conn = None
+        slot._held = True
         try:
             conn._pool = self  # type: ignore[attr-defined]
         except BaseException:
@@ -519,13 +537,16 @@ class PoolCore:
         return conn
 
     @cython.cfunc
-    def _slot_of(self, conn: Any) -> Slot:
-        """The slot of a connection that is lent by this pool; an error for any other."""
+    def _claim(self, conn: Any) -> Slot:
+        """Take the slot of a connection on loan from here out of its holder's hands, once; an
+        error for any other connection."""
         slot: object = getattr(conn, "_ybsmart_slot", None)
         if isinstance(slot, Slot):
             mine: Slot = slot
-            if mine._pool is self and mine._lent and not mine._retired:
-                return mine
+            with cython.critical_section(self):
+                if mine._pool is self and mine._held:
+                    mine._held = False
+                    return mine
         raise self._not_lent(conn)
 
     @cython.cfunc
@@ -567,7 +588,7 @@ class PoolCore:
         """Wait, through the hooks, until the waiter is settled."""
         waiter: Waiter = self._new_waiter(timeout)
         try:
-            self._begin(self._enqueue(waiter))
+            self._begin(self._enqueue(waiter), waiter)
             self._sleep(waiter, timeout)
         except BaseException:
             self._abandon(waiter)
@@ -580,24 +601,22 @@ class PoolCore:
     def _enqueue(self, waiter: Waiter) -> Opening:
         """Queue a waiter, or settle it at once. Return what has to be opened on its account."""
         spare: Opening = Opening()
-        slot: Slot
-        refused: cython.bint
+        served: cython.bint = False
         self._collect_leaked()
-        slot = self._take()  # one may have come back since the caller looked
         with cython.critical_section(self):
-            refused = self._closing
-            if not refused:
+            if not self._closing:
+                # One may have come back since the caller looked. Then nobody was waiting, and the
+                # waiter is the first.
+                served = self._idle > 0
                 self._queue.append(waiter)
                 self._waiting += 1
-                if slot is None:
+                if not served:
                     return self._next_opening(spare)
-        if slot is not None:
-            # Goes to the head of the queue like any other: who that is has been decided.
-            self._pass(slot)
-        if refused:
+                self._grant(self._pick())
+        if not served:
             raise self._closed_error()
-        with cython.critical_section(self):
-            return self._next_opening(spare)
+        waiter._wake()  # type: ignore[operator]
+        return None  # type: ignore[return-value]
 
     @cython.cfunc
     def _pass(self, slot: Slot) -> object:
@@ -710,16 +729,19 @@ class PoolCore:
         return owner
 
     @cython.cfunc
-    def _begin(self, opening: Opening | None) -> object:
-        """Have the shell open it, if there is anything to open."""
+    def _begin(self, opening: Opening | None, asker: Waiter | None = None) -> object:
+        """Have the shell open it, if there is anything to open, on the account of `asker`."""
         while opening is not None:
             try:
                 self._open(opening)
             except Exception as exc:
                 # Nobody but the requester is to hear that, say, no thread could be started.
                 opening = self._opening_failed(opening, exc)
-            except BaseException as exc:
-                self._begin(self._opening_failed(opening, exc))
+            except BaseException:
+                # An interrupt is for this thread. Anybody else the connection was for still waits.
+                if asker is not None:
+                    self._withdraw(asker)
+                self._begin(self._opening_over(opening, None))
                 raise
             else:
                 break
@@ -731,12 +753,17 @@ class PoolCore:
         Return what has to be opened next.
         """
         spare: Opening = Opening()
-        slot: Slot = Slot(self, conn, self._shelf(key))
+        slot: Slot
         following: Opening
         given_up: cython.bint
         placed: cython.bint
-        conn._pool = None
-        conn._ybsmart_slot = slot
+        try:
+            slot = Slot(self, conn, self._shelf(key))
+            conn._pool = None
+            conn._ybsmart_slot = slot
+        except BaseException as exc:
+            self._begin(self._opening_over(opening, exc))
+            raise
         with cython.critical_section(self):
             given_up = opening._over
             if not given_up:
@@ -747,6 +774,7 @@ class PoolCore:
         if given_up:
             self._close_conn(conn)
             return None
+        self._slots.add(slot)
         placed = self._give(slot, conn)
         with cython.critical_section(self):
             following = self._next_opening(spare)
@@ -756,21 +784,30 @@ class PoolCore:
 
     def _opening_failed(self, opening: Opening, error: BaseException) -> Opening | None:
         """Free the place; tell the requester, if it still waits. Return what to open next."""
+        return self._opening_over(opening, error)
+
+    @cython.cfunc
+    def _opening_over(self, opening: Opening, error: object) -> Opening:
+        """An opening came to nothing: with an error for its requester, or None and it waits on."""
         spare: Opening = Opening()
         owner: Waiter
         following: Opening
         with cython.critical_section(self):
             if opening._over:
-                return None
+                return None  # type: ignore[return-value]
             owner = self._finish(opening)
             self._total -= 1
-            if owner is not None:
+            if owner is not None and error is not None:
                 self._queue.fail(owner, error)
                 self._waiting -= 1
             following = self._next_opening(spare)
-        if owner is not None:
+        if owner is not None and error is not None:
             owner._wake()  # type: ignore[operator]
-        self._report_closing()
+        try:
+            self._report_closing()
+        except BaseException:
+            self._begin(following)
+            raise
         return following
 
     @cython.cfunc
@@ -793,6 +830,7 @@ class PoolCore:
         spare: Opening = Opening()
         following: Opening
         slot._watch = None  # ends the cycle through its callback
+        self._slots.discard(slot)
         with cython.critical_section(self):
             self._lent -= 1
             slot._shelf._lent -= 1
@@ -834,14 +872,7 @@ class PoolCore:
             if self._closing and self._idle:
                 for shelf in self._shelves:
                     if shelf._idle:
-                        slot = shelf._top
-                        shelf._top = slot._below
-                        slot._below = None  # type: ignore[assignment]
-                        shelf._idle -= 1
-                        shelf._lent += 1
-                        self._idle -= 1
-                        self._lent += 1
-                        slot._lent = True
+                        slot = self._unshelve(shelf)
                         break
         if slot is None:
             return False
@@ -853,6 +884,7 @@ class PoolCore:
 
     def _start_closing(self) -> bool:
         """Refuse newcomers from now on. False: it was closing already."""
+        self._collect_leaked()
         with cython.critical_section(self):
             if self._closing:
                 return False
@@ -874,6 +906,7 @@ class PoolCore:
                 slot: Slot = leaked.popleft()
             except IndexError:  # another thread took the last one
                 break
+            slot._held = False
             slot._retired = True
             self._removed(slot)
         return None

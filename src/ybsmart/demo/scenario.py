@@ -30,6 +30,7 @@ REQUEST_SECONDS = 0.01
 PASSED_OVER_SECONDS = 1
 
 _STEP = 0.1  # between two looks at a load
+_COUNT = 0.3  # between two questions to the servers
 _RATE_SECONDS = 0.5  # over which requests per second are measured, and at least 0.2
 _PATIENCE = 10.0  # for what takes some milliseconds, on a machine that is busy
 
@@ -163,14 +164,14 @@ class Scenario:
 
     def _connect(self, stage: _Stage, phase: Phase, **properties: str | float | bool) -> None:
         url = stage.begin(phase, "ybsmart.connect({url})", properties)
+        # Thirty take a tenth of a second, too little to see anything.
+        step = self._lasts(phase) * 0.4 / CONNECTIONS
+        begun = time.monotonic()
         with ExitStack() as opened:
-            for number in range(CONNECTIONS):
+            for number in range(1, CONNECTIONS + 1):
                 opened.enter_context(closing(ybsmart.connect(url)))
-                if number % 3 == 2:
-                    stage.count_sessions()
                 stage.look()
-                # Thirty take a tenth of a second, too little to see anything.
-                self._pause(self._lasts(phase) * 0.4 / CONNECTIONS)
+                self._pause(max(begun + number * step - time.monotonic(), 0))
             # A server counts a client a moment after the client does.
             stage.watch(self._lasts(phase) * 0.6, stage.servers_agree)
             self._complete()
@@ -195,7 +196,9 @@ class Scenario:
 
         stage.start(0)
         stage.begin(Phase.BACK)
-        self._watch_load(stage, Phase.BACK, lambda: not any(n.passed_over for n in stage.nodes()))
+        self._watch_load(
+            stage, Phase.BACK, lambda: not any(n.passed_over for n in stage.look().nodes)
+        )
 
         stage.begin(Phase.GROWN)
         load.grow(POOL_SIZE)
@@ -241,9 +244,9 @@ class _Stage:
         self._url = cluster.conninfo()
         self._victim = ""
         self._sessions: dict[str, int | None] = {}
+        self._counted = 0.0
         self._rates = _Rates()
-        self.count_sessions()
-        self.look()
+        self.look(count=True)
 
     def begin(
         self,
@@ -259,7 +262,7 @@ class _Stage:
         if self.load is not None:
             self.load.begin_phase()
         self._rates = _Rates()
-        self.look()
+        self.look(count=True)
         return self._url
 
     def kill(self, node: int) -> None:
@@ -272,20 +275,29 @@ class _Stage:
     def watch(self, seconds: float, settled: Callable[[], bool]) -> None:
         """Look again and again for so long, and, within reason, until it has settled."""
         begun = time.monotonic()
-        counted = 0.0
         while True:
-            now = time.monotonic()
-            if now - counted > 0.4:
-                self.count_sessions()
-                counted = now
             self.look()
-            over = now - begun
+            over = time.monotonic() - begun
             if over >= seconds and (over >= seconds + _PATIENCE or settled()):
                 return
             self._pause(_STEP if over + _STEP <= seconds else max(seconds - over, 0.01))
 
-    def count_sessions(self) -> None:
-        """Ask the servers how many clients they have."""
+    def look(self, *, count: bool = False) -> Snapshot:
+        """Show how things are, and return it.
+
+        count: ask the servers how many clients they have, however short ago they were asked.
+
+        Raises what broke a thread of the load: that is no failed request.
+        """
+        if count or time.monotonic() - self._counted >= _COUNT:
+            self._count_sessions()
+            self._counted = time.monotonic()
+        load = None if self.load is None else self.load.state()
+        snapshot = Snapshot(self._phase, self._nodes(), self._call, self._victim, load)
+        self._show(snapshot)
+        return snapshot
+
+    def _count_sessions(self) -> None:
         for node in self._cluster.nodes:
             sessions = None
             if node.state == "running":
@@ -297,17 +309,16 @@ class _Stage:
 
     def servers_agree(self) -> bool:
         """Whether every server counts as many clients as ybsmart counts connections."""
-        self.count_sessions()
-        self.look()
-        return all(n.sessions == n.connections or not n.running for n in self.nodes())
+        nodes = self.look(count=True).nodes
+        return all(n.sessions == n.connections or not n.running for n in nodes)
 
     def replaced(self, connections: int) -> bool:
         """Whether there are so many connections, and none to a node that does not run."""
-        nodes = self.nodes()
+        nodes = self.look().nodes
         lost = any(node.connections for node in nodes if not node.running)
         return not lost and sum(node.connections for node in nodes) == connections
 
-    def nodes(self) -> tuple[NodeState, ...]:
+    def _nodes(self) -> tuple[NodeState, ...]:
         counts = ybsmart.connection_counts(self._url)
         down = {
             node.address
@@ -334,11 +345,6 @@ class _Stage:
             for node in self._cluster.nodes
             for address in [_address(node)]
         )
-
-    def look(self) -> None:
-        """Show how things are. Raises what broke a load's thread, which is no failed request."""
-        load = None if self.load is None else self.load.state()
-        self._show(Snapshot(self._phase, self.nodes(), self._call, self._victim, load))
 
 
 def _address(node: LocalNode) -> str:

@@ -82,6 +82,7 @@ class Home:
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._asked = 0
+        self._received = b""
         self._greeted = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._template: str | None = None
@@ -103,6 +104,8 @@ class Home:
                 stdout=subprocess.PIPE,
                 # An inherited one would keep whoever reads our errors waiting for their end.
                 stderr=subprocess.DEVNULL,
+                # A buffer has a lock, which a fork may find taken, and a child may write it out.
+                bufsize=0,
                 cwd="/",
                 start_new_session=True,
             )
@@ -123,8 +126,7 @@ class Home:
         """Whether the watchdog is there; RuntimeError if it never was."""
         with self._asking:
             if not self._greeted:
-                assert self._watchdog.stdout is not None
-                if self._watchdog.stdout.readline() != b"watching\n":
+                if self._read_line() != b"watching":
                     raise RuntimeError(
                         f"sys.executable ({sys.executable!r}) does not run a Python script, so "
                         "nothing would end the servers if this process were killed"
@@ -136,8 +138,8 @@ class Home:
         """Have the watchdog do one of its `COMMANDS`. RuntimeError if it fails."""
         try:
             error = self._answer(command, folder)
-        except (OSError, RuntimeError):
-            # There is none (any more); then this process does it itself.
+        except (OSError, RuntimeError, ValueError):
+            # There is none (any more), or the pipe to it is closed; then we do it ourselves.
             error = watchdog.obey(command, folder)
         if error:
             raise RuntimeError(f"cannot {command} the servers in {folder}: {error}")
@@ -146,17 +148,25 @@ class Home:
         self.guarded()
         with self._asking:
             assert self._watchdog.stdin is not None
-            assert self._watchdog.stdout is not None
             self._asked += 1
-            line = json.dumps([self._asked, command, folder]).encode() + b"\n"
-            self._watchdog.stdin.write(line)
-            self._watchdog.stdin.flush()
+            line = json.dumps([self._asked, command, folder]).encode()
+            self._watchdog.stdin.write(line + b"\n")
             # An answer of another number is one that an exception kept from being waited for.
-            while line := self._watchdog.stdout.readline():
+            while line := self._read_line():
                 number, error = json.loads(line)
                 if number == self._asked:
                     return str(error)
         raise BrokenPipeError("the watchdog is gone")
+
+    def _read_line(self) -> bytes:
+        assert self._watchdog.stdout is not None
+        while b"\n" not in self._received:
+            data = self._watchdog.stdout.read(4096)
+            if not data:
+                return b""
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return line
 
     def template(self) -> str:
         """The data folder that servers are copied from, made at the first call."""
@@ -260,6 +270,14 @@ class Home:
         for process in self._processes:
             process.wait()
 
+    def disown(self) -> None:
+        """In a forked child: none of this is its own. Keeps the collector from warning of it."""
+        for process in (self._watchdog, *self._processes):
+            process.returncode = 0
+        for stream in (self._watchdog.stdin, self._watchdog.stdout):
+            if stream is not None:
+                stream.close()
+
 
 _lock = threading.Lock()
 _home: Home | None = None
@@ -275,8 +293,10 @@ def home() -> Home:
 
 
 def _forget() -> None:
-    # The lock may be held by a thread that a forked child does not have.
     global _home, _lock
+    if _home is not None:
+        _home.disown()
+    # The lock may be held by a thread that a forked child does not have.
     _home, _lock = None, threading.Lock()
 
 
