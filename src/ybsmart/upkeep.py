@@ -12,6 +12,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -135,7 +136,7 @@ class Upkeep:
     """The background work on one cluster. `_lock` guards the fields below it."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+        self._cluster_ref = weakref.ref(cluster)  # a thread keeps no cluster that is forgotten
         self._lock = threading.Lock()
         self._refresh: Future[None] | None = None  # under way
         self._not_before = 0.0  # no refresh before that time of the monotonic clock
@@ -190,7 +191,9 @@ class Upkeep:
 
     def _ask(self, request: Request) -> bool:
         """Fetch the list: as the latest that was let in, else as the one who asks."""
-        cluster = self._cluster
+        cluster = self._cluster_ref()
+        if cluster is None:
+            return False
         requests = [r for r in (cluster.request, request) if r is not None]
         for who in dict.fromkeys(requests):
             try:
@@ -230,23 +233,30 @@ class Upkeep:
     def is_watching(self, host: hosts.Host) -> bool:
         return host in self._outages
 
+    def is_watching_any(self) -> bool:
+        return bool(self._outages)
+
     def is_back(self, host: hosts.Host) -> None:
         """Take the node into service, and look no more."""
         # In one step, or somebody who finds it down meanwhile would have nobody watch it.
         with self._lock:
             self._outages.pop(host, None)
-            self._cluster.table.mark_up(host)
+            cluster = self._cluster_ref()
+            if cluster is not None:
+                cluster.table.mark_up(host)
 
     def _pass_over(self, host: hosts.Host, outage: _Outage) -> None:
         # Until the look at it is over. Should there be no look, callers will try it themselves.
         until = max(outage.due, time.monotonic()) + PROBE_TIMEOUT + 1.0
-        self._cluster.table.mark_down(host, until, outage.error)
+        cluster = self._cluster_ref()
+        if cluster is not None:
+            cluster.table.mark_down(host, until, outage.error)
 
     def _run_probes(self) -> None:
         while True:
             with self._lock:
                 self._outages = {h: o for h, o in self._outages.items() if h.listed}
-                if not self._outages:
+                if not self._outages or self._cluster_ref() is None:
                     self._probing = False
                     return
                 now = time.monotonic()
@@ -259,10 +269,11 @@ class Upkeep:
                 self._sooner.wait(pause)
 
     def _probe(self, due: list[hosts.Host]) -> None:
-        request = self._cluster.request
+        cluster = self._cluster_ref()
+        request = cluster.request if cluster is not None else None
         dead: dict[hosts.Host, str] = {}
-        if request is not None:
-            source = ProbeSource(self._cluster, request, list(due))
+        if cluster is not None and request is not None:
+            source = ProbeSource(cluster, request, list(due))
             try:
                 run(dial(source, time.monotonic() + PROBE_TIMEOUT))
             except psycopg.Error:
