@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
-
-pytest.register_assert_rewrite("tests.smart.scenario")
-
 import ybsmart
-from tests.smart.scenario import Client
 from ybsmart import registry
 from ybsmart.testing import LocalCluster, LocalNode
+
+pytest.register_assert_rewrite("tests.smart.scenario")  # before it is imported
+
+from tests.smart.scenario import Client  # noqa: E402
 
 
 class NewClient(Protocol):

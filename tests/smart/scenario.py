@@ -15,7 +15,6 @@ from typing import Any
 
 import psycopg
 import pytest
-
 import ybsmart
 from ybsmart.testing import LocalCluster, LocalNode
 
@@ -110,9 +109,17 @@ class Client:
         errors = in_threads([self.connect] * count)
         assert not errors
 
-    def touch(self, **params: Any) -> None:
-        """Open a connection and close it again, so that the driver knows the cluster."""
-        ybsmart.connect(self.url, **{**self.params, **params}).close()
+    def touch(self, **params: Any) -> bool:
+        """Open a connection and close it again, so that the driver knows the cluster.
+
+        Whether it went to a node that the cluster lists.
+        """
+        with ybsmart.connect(self.url, **{**self.params, **params}) as conn:
+            return conn.node is not None
+
+    def touch_until(self, what: Callable[[], object], expected: object) -> None:
+        """Let requests go on until something has come about."""
+        eventually(lambda: (self.touch(), what())[1], expected)
 
     def close(self) -> None:
         """Close all connections."""
@@ -165,11 +172,7 @@ class Client:
     def until(self, node: LocalNode, state: str) -> None:
         """Let requests go on until the driver has noticed that a node is up or down."""
 
-        def seen() -> str | None:
-            self.touch()
-            return states(self.cluster)[self.cluster.nodes.index(node)]
-
-        eventually(seen, state)
+        self.touch_until(lambda: states(self.cluster)[self.cluster.nodes.index(node)], state)
 
 
 def stop(cluster: LocalCluster, *numbers: int) -> None:

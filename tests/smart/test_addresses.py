@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 import ybsmart
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import eventually, states
+from tests.smart.scenario import states
 from ybsmart.testing import LocalCluster
 
 
@@ -31,7 +30,7 @@ def test_a_url_with_a_public_address_means_the_public_addresses(
     app.check([2, 2, 2])
     for conn in app.held:
         assert conn.node is not None
-        assert conn.info.host == conn.node.public_ip
+        assert conn.info.hostaddr == conn.node.public_ip
 
 
 def test_a_refresh_by_public_addresses_keeps_the_counts(
@@ -40,7 +39,7 @@ def test_a_refresh_by_public_addresses_keeps_the_counts(
     app = client(behind_public, yb_servers_refresh_interval=0)
     app.open(3)
     refreshes = ybsmart.clusters()[0].refreshes
-    eventually(lambda: (app.touch(), ybsmart.clusters()[0].refreshes > refreshes + 2)[1], True)
+    app.touch_until(lambda: ybsmart.clusters()[0].refreshes > refreshes + 2, True)
 
     app.open(3)
 
@@ -70,7 +69,7 @@ def test_private_addresses_are_used_where_the_url_names_one(client: NewClient) -
         app.open(6)
 
         app.check([2, 2, 2])
-        assert {conn.info.host for conn in app.held} == {node.host for node in cluster.nodes}
+        assert {conn.info.hostaddr for conn in app.held} == {node.host for node in cluster.nodes}
 
 
 def test_a_name_in_the_url_and_addresses_in_the_list_are_the_same_nodes(

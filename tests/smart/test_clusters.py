@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually
@@ -71,7 +70,7 @@ def test_an_upgrade_of_the_catalogue_while_connected_changes_nothing(
 
     three.discovery(columns=after)
     refreshes = ybsmart.clusters()[0].refreshes
-    eventually(lambda: (app.touch(), ybsmart.clusters()[0].refreshes > refreshes)[1], True)
+    app.touch_until(lambda: ybsmart.clusters()[0].refreshes > refreshes, True)
     app.open(3)
 
     assert len(ybsmart.clusters()) == 1
@@ -148,9 +147,8 @@ def test_a_cluster_that_was_replaced_behind_its_address_is_a_new_one(client: New
         app.close()
     with LocalCluster(2, first_address="127.0.69.1", port=port) as new:
         app = client(new, yb_servers_refresh_interval=0)
-        eventually(
-            lambda: (app.touch(), new.universe_uuid in [c.universe_uuid for c in ybsmart.clusters()])[1],
-            True,
+        app.touch_until(
+            lambda: new.universe_uuid in [c.universe_uuid for c in ybsmart.clusters()], True
         )
         app.open(4)
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import psycopg
 import pytest
-
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually, sessions_so_far, states
-from ybsmart.testing import LocalCluster, LocalNode
+from ybsmart.testing import LocalCluster
 
 # What a caller may lose to a node that does not answer, while the connect_timeout is ten seconds.
 # The driver is much quicker; a loaded machine is not.
@@ -83,9 +82,7 @@ def test_a_frozen_node_costs_no_caller_its_connect_timeout(
     app.check(expected)
 
 
-def test_a_frozen_first_contact_host_is_passed_over(
-    three: LocalCluster, client: NewClient
-) -> None:
+def test_a_frozen_first_contact_host_is_passed_over(three: LocalCluster, client: NewClient) -> None:
     three.pause(0)
     app = client(three, host=",".join(node.host for node in three.nodes))
 
@@ -154,9 +151,7 @@ def test_a_rolling_restart_then_the_loss_of_the_contact_host_then_a_new_node(
     assert ybsmart.clusters()[0].refreshes > 1
 
 
-def test_a_node_that_flaps_causes_no_storm_of_looks(
-    three: LocalCluster, client: NewClient
-) -> None:
+def test_a_node_that_flaps_causes_no_storm_of_looks(three: LocalCluster, client: NewClient) -> None:
     app = client(three, failed_host_reconnect_delay_secs=0)
     app.touch()
     eventually(app.sessions, [0, 0, 0])
@@ -285,7 +280,7 @@ def test_a_removed_node_gets_nothing_more_and_is_forgotten_with_its_last_connect
     known = f"{fourth.host}:{fourth.port}"
 
     three.remove(fourth)
-    eventually(lambda: (app.touch(), len(ybsmart.clusters()[0].nodes))[1], 4)
+    app.touch_until(lambda: len(ybsmart.clusters()[0].nodes), 4)
     assert ybsmart.connection_counts()[known] == 1
     app.open(3)
     assert app.counts() == [2, 2, 2]
@@ -293,7 +288,7 @@ def test_a_removed_node_gets_nothing_more_and_is_forgotten_with_its_last_connect
     for conn in [c for c in app.held if c.node is not None and c.node.host == fourth.host]:
         conn.close()
         app.held.remove(conn)
-    eventually(lambda: (app.touch(), known in ybsmart.connection_counts())[1], False)
+    app.touch_until(lambda: known in ybsmart.connection_counts(), False)
 
 
 # Everything changes
@@ -346,8 +341,7 @@ def test_one_callers_wrong_password_costs_one_attempt_and_no_other_caller_anythi
     with pytest.raises(psycopg.OperationalError, match="password authentication failed") as caught:
         app.connect(password="wrong")
 
-    # One server's answer, not a list of three.
-    assert str(caught.value).count("password authentication failed") == 1
+    assert len([node for node in three.nodes if node.host in str(caught.value)]) == 1
     app.open(6)
     app.check([4, 4, 4])
     assert states(three) == ["up", "up", "up"]
@@ -370,7 +364,8 @@ def test_what_is_the_callers_fault_is_raised_as_it_is(
     with pytest.raises(psycopg.OperationalError, match=message) as caught:
         app.connect(**params)
 
-    assert str(caught.value).count(message) == 1
+    # One node's answer: another would say the same.
+    assert len([node for node in three.nodes if node.host in str(caught.value)]) == 1
     assert states(three) == ["up", "up", "up"]
     app.open(3)
     app.check([2, 2, 2])
@@ -395,13 +390,9 @@ def test_all_addresses_are_replaced_while_the_url_stays_valid(client: NewClient)
 
         # The next one succeeds, wherever it goes; and soon all go to the new nodes.
         app.touch()
-
-        def new_nodes() -> set[str]:
-            app.touch()
-            (info,) = ybsmart.clusters()
-            return {node.host for node in info.nodes}
-
-        eventually(new_nodes, {node.host for node in cluster.nodes[1:]})
+        eventually(app.touch, True)
+        (info,) = ybsmart.clusters()
+        assert {node.host for node in info.nodes} == {node.host for node in cluster.nodes[1:]}
         app.spread(4, [0, 2, 2])
 
 
@@ -410,9 +401,7 @@ def test_a_second_name_in_the_url_leads_to_the_cluster_when_the_first_is_gone(
 ) -> None:
     with (
         LocalCluster(2, first_address="127.0.64.1") as old,
-        LocalCluster(
-            2, first_address="127.0.65.1", universe_uuid=old.universe_uuid
-        ) as new,
+        LocalCluster(2, first_address="127.0.65.1", universe_uuid=old.universe_uuid) as new,
     ):
         hosts = f"{old.nodes[0].host},{new.nodes[0].host}"
         ports = f"{old.nodes[0].port},{new.nodes[0].port}"
@@ -423,7 +412,7 @@ def test_a_second_name_in_the_url_leads_to_the_cluster_when_the_first_is_gone(
         after = client(new, host=hosts, port=ports)
         after.touch()
 
-        eventually(lambda: (after.touch(), states(new))[1], ["up", "up"])
+        eventually(after.touch, True)
         after.spread(4, [2, 2])
 
 
@@ -435,5 +424,3 @@ def test_no_session_of_the_drivers_own_sits_in_a_transaction(
 
     sql = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%%'"
     assert [three.execute(node, sql, []) for node in three.nodes] == [[(0,)]] * 3
-
-

@@ -8,7 +8,6 @@ import time
 
 import psycopg
 import pytest
-
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import stop
 from ybsmart.testing import LocalCluster
@@ -140,9 +139,7 @@ def test_a_node_that_comes_back_in_a_better_level_takes_over(
 def test_with_keys_only_and_nodes_down(
     six: LocalCluster, client: NewClient, mode: str, down: tuple[int, ...], expected: list[int]
 ) -> None:
-    app = client(
-        six, load_balance=mode, topology_keys=KEYS, fallback_to_topology_keys_only=True
-    )
+    app = client(six, load_balance=mode, topology_keys=KEYS, fallback_to_topology_keys_only=True)
     app.touch()
     stop(six, *down)
 

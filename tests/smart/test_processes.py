@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually

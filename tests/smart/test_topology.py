@@ -7,7 +7,6 @@ from collections import Counter
 
 import psycopg
 import pytest
-
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually, sessions_so_far, stop
@@ -88,7 +87,9 @@ def test_the_next_level_stands_in_for_nodes_that_are_down(
     app.spread(12, expected)
 
 
-@pytest.mark.parametrize(("zones", "expected"), [("a,a,b", [1 / 2, 1 / 2, 0]), ("a,*", [1 / 3] * 3)])
+@pytest.mark.parametrize(
+    ("zones", "expected"), [("a,a,b", [1 / 2, 1 / 2, 0]), ("a,*", [1 / 3] * 3)]
+)
 def test_a_node_that_is_named_twice_has_no_double_chance(
     three: LocalCluster, client: NewClient, zones: str, expected: list[float]
 ) -> None:
@@ -181,7 +182,7 @@ def test_a_node_that_moves_is_found_in_its_new_placement(
 
     three.update(1, placement="cloud.region.a")
     try:
-        eventually(lambda: app.touch() or ybsmart.clusters()[0].nodes[1].zone, "a")
+        app.touch_until(lambda: ybsmart.clusters()[0].nodes[1].zone, "a")
         app.open(2)
         app.check([2, 2, 0])
     finally:
