@@ -218,6 +218,7 @@ class Cluster:
 
     def learn(self, records: list[NodeRecord], ways_in: set[str], request: Request) -> None:
         """Take over a fresh list of nodes: by whom it came, and what was asked."""
+        before = {host: host.info for host in self._listed}
         with self._lock:
             self._listed = self.table.update(self._keyed(records))
             self._tiers = {}
@@ -231,6 +232,8 @@ class Cluster:
             self.request = request
             self.refreshed_at = time.time()
             self.refreshes += 1
+        moved = [h for h in self._listed if h in before and not _same_place(h.info, before[h])]
+        self.upkeep.look_at(moved)
 
     def _keyed(self, records: list[NodeRecord]) -> list[tuple[str, NodeRecord]]:
         """The records with the keys of their hosts; a known host keeps the key it has.
@@ -286,3 +289,9 @@ class Cluster:
         """A snapshot of the cluster."""
         nodes = tuple(self.node_info(host) for host in self.table.hosts())
         return ClusterInfo(self.universe_uuid, nodes, self.refreshed_at, self.refreshes)
+
+
+def _same_place(one: NodeRecord, other: NodeRecord) -> bool:
+    return replace(one, node_type="", cloud="", region="", zone="") == replace(
+        other, node_type="", cloud="", region="", zone=""
+    )

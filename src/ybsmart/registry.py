@@ -78,20 +78,24 @@ def find(request: Request, deadline: float) -> Cluster | None:
     monotonic clock). Raises `psycopg.OperationalError` with each host's reason when none can be
     reached, and a refusal by the first that answers as it is.
     """
+    looked = False
     while isinstance(found := _find(request), _Look):
         concurrent.futures.wait([found.done], max(0.0, deadline - time.monotonic()))
         found.check(request)
-    if found is not None and (refresh := _refresh(found, request)) is not None:
+        looked = True
+    if found is not None and not looked and (refresh := _refresh(found, request)) is not None:
         concurrent.futures.wait([refresh], HEDGE_DELAY)
     return found
 
 
 async def find_async(request: Request, deadline: float) -> Cluster | None:
     """As `find`, without blocking the event loop."""
+    looked = False
     while isinstance(found := _find(request), _Look):
         await _wait(found.done, max(0.0, deadline - time.monotonic()))
         found.check(request)
-    if found is not None and (refresh := _refresh(found, request)) is not None:
+        looked = True
+    if found is not None and not looked and (refresh := _refresh(found, request)) is not None:
         await _wait(refresh, HEDGE_DELAY)
     return found
 

@@ -230,6 +230,14 @@ class Upkeep:
             with self._lock:
                 self._probing = False
 
+    def look_at(self, moved: list[hosts.Host]) -> None:
+        """Look at once at those that are down: they have another address now."""
+        with self._lock:
+            for host in moved:
+                if (outage := self._outages.get(host)) is not None:
+                    outage.due = time.monotonic()
+        self._sooner.set()
+
     def is_watching(self, host: hosts.Host) -> bool:
         return host in self._outages
 
