@@ -456,12 +456,12 @@ def _(driver: Driver) -> str:
         return "connected"
 
 
-@scenario("old servers (8 columns), node added, second URL, 8 connections")
+@scenario("old servers (8 columns), 6 held, node added, 2 more by a second URL")
 def _(driver: Driver) -> str:
     with three(columns=8) as cluster:
-        driver.open(cluster, 3)
+        driver.open(cluster, 6)
         cluster.add("cloud.region.a")
-        driver.open(cluster, 5, contact=1)
+        driver.open(cluster, 2, contact=1)
         return both(driver, cluster)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
+
 import ybsmart
 from ybsmart import registry
 from ybsmart.testing import LocalCluster, LocalNode

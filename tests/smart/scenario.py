@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 import ybsmart
 from ybsmart.testing import LocalCluster, LocalNode
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import states

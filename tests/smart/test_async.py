@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import Client, eventually, in_threads, sessions_so_far, states, stop

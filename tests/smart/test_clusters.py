@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually
@@ -75,6 +76,29 @@ def test_an_upgrade_of_the_catalogue_while_connected_changes_nothing(
 
     assert len(ybsmart.clusters()) == 1
     app.check([3, 3, 3])
+
+
+def test_other_users_and_databases_of_known_hosts_need_no_look_of_their_own(
+    three: LocalCluster, client: NewClient
+) -> None:
+    roles = ("tenant1", "tenant2")
+    for node in three.nodes:
+        for role in roles:
+            three.execute(node, f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    try:
+        app = client(three)
+        app.open(3)
+        for role in roles:
+            for database in ("yugabyte", "postgres"):
+                app.open(3, user=role, password="x", dbname=database)
+
+        app.check([5, 5, 5])
+        (info,) = ybsmart.clusters()
+        assert info.refreshes == 1
+    finally:
+        for node in three.nodes:
+            for role in roles:
+                three.execute(node, f"DROP ROLE {role}")
 
 
 def test_two_clusters_are_counted_apart(three: LocalCluster, client: NewClient) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 import psycopg_pool
 import pytest
-import ybsmart
 from psycopg import rows
+
+import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually, in_threads
 from ybsmart.testing import LocalCluster

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually, sessions_so_far, states

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import Client, stop
 from ybsmart.testing import LocalCluster

@@ -8,6 +8,7 @@ import time
 
 import psycopg
 import pytest
+
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import stop
 from ybsmart.testing import LocalCluster

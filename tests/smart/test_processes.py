@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually
@@ -48,6 +49,21 @@ def test_twenty_fresh_processes_with_one_connection_each_are_not_all_on_one_node
     finally:
         for process in processes:
             process.communicate()
+
+
+IMPORT = """
+import logging, psycopg
+before = dir(logging.Logger), logging.getLevelName(5), psycopg.connect, psycopg.Connection.connect
+import ybsmart
+after = dir(logging.Logger), logging.getLevelName(5), psycopg.connect, psycopg.Connection.connect
+assert after == before, "changed"
+assert issubclass(ybsmart.Connection, psycopg.Connection)
+assert not psycopg.__file__.startswith(ybsmart.__path__[0])
+"""
+
+
+def test_importing_it_changes_nothing_of_logging_or_of_psycopg() -> None:
+    subprocess.run([sys.executable, "-c", IMPORT], check=True)
 
 
 def in_child(action: Callable[[], Any]) -> Any:

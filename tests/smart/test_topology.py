@@ -7,6 +7,7 @@ from collections import Counter
 
 import psycopg
 import pytest
+
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import eventually, sessions_so_far, stop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 import ybsmart
 from tests.smart.conftest import NewClient
 from tests.smart.scenario import Client, eventually, sessions_so_far
