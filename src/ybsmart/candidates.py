@@ -66,6 +66,11 @@ def describe(target: Target) -> str:
     return f"{host}:{target.port}" if target.port else host
 
 
+def _under_name(name: str, targets: Iterable[Target]) -> list[Target]:
+    """The targets under another name, apart from those whose own has yet to be resolved."""
+    return [t._replace(host=name) if t.hostaddr else t for t in targets]
+
+
 class _Source:
     """What the sources have in common."""
 
@@ -118,12 +123,13 @@ class _NodesSource(_Source):
         targets = self._cluster.targets(host.info, request.properties.address_map)
         first = names.pop(0)
         if first != host.info.host:
-            targets = [target._replace(host=first) for target in targets if target.hostaddr]
+            targets = _under_name(first, targets)
         return NodeTrial(host, targets, names, hedge_delay)
 
     def other_name(self, trial: Trial, target: Target, pgconn: pq.abc.PGconn) -> Target | None:
-        assert isinstance(trial, NodeTrial)
-        if not trial.names or not self._request.may_need_another_name(pgconn):
+        if not isinstance(trial, NodeTrial) or not trial.names:
+            return None  # a configured host goes by its own name only
+        if not self._request.may_need_another_name(pgconn):
             return None
         return target._replace(host=trial.names.pop(0))
 
@@ -235,7 +241,7 @@ class ControlSource(_Source):
             return None
         name, targets = self._left.pop(0)
         if self._request.preferred_name:
-            targets = [t._replace(host=self._request.preferred_name) for t in targets if t.hostaddr]
+            targets = _under_name(self._request.preferred_name, targets)
         return Trial(name, targets, HEDGE_DELAY)
 
     def other_name(self, trial: Trial, target: Target, pgconn: pq.abc.PGconn) -> Target | None:
