@@ -71,8 +71,8 @@ class NodeRecord:
 def ask(pgconn: pq.abc.PGconn, timeout: float) -> list[NodeRecord]:
     """The nodes that the server at the other end lists; at least one.
 
-    Raises `psycopg.OperationalError` when the connection is lost or `timeout` seconds have passed,
-    and `NoDiscovery` when the server cannot tell.
+    Raises `psycopg.OperationalError` when the connection is lost, and `NoDiscovery` when the server
+    cannot tell, or not within `timeout` seconds.
     """
     # One statement without a BEGIN, so that no transaction is left open on any path.
     result = _execute(pgconn, time.monotonic() + timeout)
@@ -94,12 +94,12 @@ def _execute(pgconn: pq.abc.PGconn, deadline: float) -> pq.abc.PGresult:
         selector.register(pgconn.socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
         while pgconn.flush():
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise psycopg.OperationalError("yb_servers(): the server took no query in time")
+                raise NoDiscovery("yb_servers(): the server took no query in time")
             pgconn.consume_input()
         selector.modify(pgconn.socket, selectors.EVENT_READ)
         while pgconn.is_busy():
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise psycopg.OperationalError("yb_servers(): no answer in time")
+                raise NoDiscovery("yb_servers(): no answer in time")
             pgconn.consume_input()
     result = pgconn.get_result()
     if result is None:
