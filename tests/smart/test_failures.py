@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psycopg
@@ -105,6 +108,53 @@ def test_nobody_waits_for_a_frozen_node_to_list_the_nodes(
 
     assert max(waits) < PROMPT
     app.check([1, 5, 5], alive=[0, 5, 5])
+
+
+@contextmanager
+def black_hole() -> Iterator[tuple[str, int]]:
+    """An address where nobody answers, as behind a firewall that drops: not even TCP connects.
+
+    A listener whose queue is full is one, on Linux, and needs no rights.
+    """
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.76.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse when a queue is full")
+@pytest.mark.parametrize("interval", [0, 300])
+def test_a_node_behind_a_firewall_that_drops_costs_no_caller_its_connect_timeout(
+    client: NewClient, interval: int
+) -> None:
+    with LocalCluster(3, first_address="127.0.77.1") as cluster, black_hole() as (host, port):
+        cluster.update(1, advertised_host=host, advertised_port=port)
+        app = client(cluster, yb_servers_refresh_interval=interval)
+
+        waits = [timed(lambda: app.open(1)) for _ in range(6)]
+
+        assert max(waits) < PROMPT
+        app.check([3, 0, 3])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse when a queue is full")
+def test_a_contact_host_behind_a_firewall_that_drops_is_passed_over(
+    three: LocalCluster, client: NewClient
+) -> None:
+    with black_hole() as (host, port):
+        app = client(
+            three, host=f"{host},{three.nodes[0].host}", port=f"{port},{three.nodes[0].port}"
+        )
+
+        assert timed(lambda: app.open(1)) < PROMPT
+        app.open(2)
+
+        app.check([1, 1, 1])
 
 
 def test_all_nodes_down_is_one_error_with_every_reason_and_the_first_to_return_serves(
