@@ -186,6 +186,9 @@ def _pairs(text: str) -> Iterator[re.Match[str]]:
 def _check(given: tuple[tuple[str, Any], ...]) -> Properties:
     values = dict(given)
     mode = _mode(values.get("load_balance", "false"))
+    if mode == "false":
+        # The others say nothing then, and what says nothing is not checked either.
+        return Properties(policy=Policy(mode=mode))
     policy = Policy(
         mode=mode,
         topology_keys=_topology_keys(values.get("topology_keys")),
