@@ -201,6 +201,10 @@ class Cluster:
 
     def on_detour(self) -> bool:
         """No listed node has been reachable lately, and a configured host has."""
+        if self._detour:
+            now = time.monotonic()
+            # A node that is new to the list has not been tried yet.
+            self._detour = all(host.down_until > now for host in self._listed)
         return self._detour
 
     def start_detour(self, request: Request) -> None:
