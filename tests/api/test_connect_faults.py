@@ -171,7 +171,7 @@ def test_the_callers_own_fault_costs_one_attempt_in_any_language(
         assert set(ybsmart.connection_counts().values()) == {0}
 
 
-@pytest.mark.parametrize("bad", [{"sslmode": "bogus"}, {"sslnegotiation": "nonsense"}])
+@pytest.mark.parametrize("bad", [{"sslmode": "bogus"}, {"target_session_attrs": "nonsense"}])
 def test_a_bad_option_is_the_callers_own(
     cluster: LocalCluster, balanced: str, bad: dict[str, str]
 ) -> None:
