@@ -524,7 +524,7 @@ def _(driver: Driver) -> str:
         return f"{answer['opened']} of 3 connect; {both(driver, cluster)}"
 
 
-@scenario("password rotated, 3 connections with the new one, then a new node")
+@scenario("password rotated, sessions cut, a node added; 8 connections with the new one")
 def _(driver: Driver) -> str:
     with three() as cluster:
         for node in cluster.nodes:
