@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 import psycopg
 import pytest
 from psycopg import errors
-from support import by_node
+from support import by_node, in_threads
 from wire import Listener, eventually, hangs_up, listening, refuses
 
 import ybsmart
@@ -199,6 +200,25 @@ def test_cold_callers_with_another_password_are_not_refused_for_it(balanced: str
     ybsmart.connect(balanced).close()
 
 
+def test_who_waits_for_the_first_look_is_not_refused_for_the_one_who_looks(balanced: str) -> None:
+    refused: list[BaseException] = []
+
+    def connect(number: int) -> None:
+        if number % 2:
+            ybsmart.connect(balanced).close()
+        else:
+            with pytest.raises(errors.InvalidPassword) as caught:
+                ybsmart.connect(balanced, password="wrong")
+            refused.append(caught.value)
+
+    for _ in range(5):
+        registry.forget()
+        numbers = itertools.count()
+        assert not in_threads(10, lambda numbers=numbers: connect(next(numbers)))  # type: ignore[misc]
+
+    assert len({id(error) for error in refused}) == len(refused) == 25
+
+
 # Nodes
 
 
@@ -274,6 +294,7 @@ def test_odd_parameters_of_one_caller_take_no_node_from_the_others(
     with pytest.raises(psycopg.OperationalError, match="SSL"):
         ybsmart.connect(balanced, sslmode="require")
 
+    assert states() == ["up", "up", "up"]  # not even until the look
     (known,) = registry._clusters
     eventually(lambda: not known.upkeep.is_watching_any())
     assert states() == ["up", "up", "up"]
