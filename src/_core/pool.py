@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -313,11 +314,11 @@ class Checkout:
     __slots__ = ("_conn", "_pool", "_settle", "_timeout")
 
     _pool: PoolCore
-    _timeout: object
+    _timeout: Any
     _settle: cython.bint
     _conn: object
 
-    def __init__(self, pool: PoolCore, timeout: object, settle: cython.bint) -> None:
+    def __init__(self, pool: PoolCore, timeout: Any, settle: cython.bint) -> None:
         """`settle`: commit or roll back at the end, as a psycopg connection's own block does."""
         self._pool = pool
         self._timeout = timeout
@@ -464,7 +465,6 @@ class PoolCore:
         best: Shelf
         slot: Slot
         count: cython.Py_ssize_t
-        i: cython.Py_ssize_t
         at: cython.Py_ssize_t
         with cython.critical_section(self):
             if self._idle == 0 or self._closing:
@@ -474,7 +474,7 @@ class PoolCore:
             best = None  # type: ignore[assignment]
             count = len(self._shelves)
             at = self._turn
-            for i in range(count):
+            for _ in range(count):
                 if at >= count:
                     at = 0
                 shelf = self._shelves[at]
@@ -495,7 +495,7 @@ class PoolCore:
     @cython.cfunc
     @cython.inline
     def _is_stale(self, slot: Slot) -> cython.bint:
-        """Whether the connection has been idle for long, or since before its node was in trouble."""
+        """Whether it has been idle for long, or since before its node was in trouble."""
         since: cython.double = slot._idle_since
         return since < slot._shelf._suspect_since or monotonic() - since > self._check_after
 
@@ -609,7 +609,7 @@ class PoolCore:
 
     @cython.cfunc
     def _grant(self, slot: Slot) -> Waiter:
-        """Hand a lent slot to the first waiter; return it, to be woken. Caller holds the section."""
+        """Hand a lent slot to the first waiter, to be woken. Caller holds the section."""
         waiter: Waiter = self._queue.grant(slot)
         self._left(waiter)
         return waiter

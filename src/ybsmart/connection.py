@@ -94,11 +94,11 @@ class Connection(_OnNode, psycopg.Connection[Row]):
             "cursor_factory": cursor_factory,
         }
         if not request.balanced:
-            return super().connect(request.conninfo, **options, **request.libpq)
+            return super().connect(request.conninfo, **options | request.libpq)
         deadline = time.monotonic() + request.timeout
         cluster = registry.find(request, deadline)
         if cluster is None:
-            return super().connect("", **options, **request.params)
+            return super().connect("", **options | request.params)
         source = NodeSource(cluster, request)
         try:
             pgconn = run(dial(source, deadline))
@@ -150,11 +150,11 @@ class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
             "cursor_factory": cursor_factory,
         }
         if not request.balanced:
-            return await super().connect(request.conninfo, **options, **request.libpq)
+            return await super().connect(request.conninfo, **options | request.libpq)
         deadline = time.monotonic() + request.timeout
         cluster = await registry.find_async(request, deadline)
         if cluster is None:
-            return await super().connect("", **options, **request.params)
+            return await super().connect("", **options | request.params)
         source = NodeSource(cluster, request)
         try:
             pgconn = await run_async(dial(source, deadline))

@@ -14,7 +14,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
@@ -91,7 +91,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         """
         if not isinstance(conninfo, str):
             raise TypeError(f"conninfo: expected a string, not {type(conninfo).__name__}")
-        if not (isinstance(connection_class, type) and issubclass(connection_class, psycopg.Connection)):
+        if not (
+            isinstance(connection_class, type) and issubclass(connection_class, psycopg.Connection)
+        ):
             raise TypeError("connection_class: expected a subclass of psycopg.Connection")
         self.conninfo = conninfo
         self.kwargs = dict(kwargs or {})
@@ -183,7 +185,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             pass
         with self._progress:
             if not self._progress.wait_for(lambda: self.total_count == 0, timeout):
-                raise PoolTimeout(f"{self._title()} has not ended after {timeout:g} s {self._numbers()}")
+                raise PoolTimeout(
+                    f"{self._title()} has not ended after {timeout:g} s {self._numbers()}"
+                )
 
     def __enter__(self) -> Self:
         return self
@@ -198,7 +202,8 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
-        return f"<{type(self).__module__}.{type(self).__qualname__} {self.name!r}{state} {self._numbers()}>"
+        cls = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"<{cls} {self.name!r}{state} {self._numbers()}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a connection pool cannot be pickled: make one in each process")
@@ -251,7 +256,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         status = pq.TransactionStatus(conn.pgconn.transaction_status)
         try:
             if status in _IN_TRANSACTION:
-                logger.warning("%s: rolling back a connection returned in %s", self.name, status.name)
+                logger.warning(
+                    "%s: rolling back a connection returned in %s", self.name, status.name
+                )
                 conn.rollback()
             elif conn.broken:
                 # Whatever ended it may have ended the others on its node.
@@ -284,9 +291,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         return PoolClosed(f"{self._title()} is already closed")
 
     def _timeout_error(self, waited: float) -> Exception:
-        return PoolTimeout(
-            f"{self._title()}: no connection after {waited:.2f} s {self._numbers()}"
-        )
+        return PoolTimeout(f"{self._title()}: no connection after {waited:.2f} s {self._numbers()}")
 
     def _title(self) -> str:
         return f"the pool {self.name!r}"

@@ -9,13 +9,12 @@ import warnings
 import psycopg
 import psycopg_pool
 import pytest
-from support import by_node, by_server, in_threads
 
 import ybsmart
+from tests.api.support import by_node, by_server, in_threads
 from ybsmart import registry, waiting
 from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
-
 
 # The examples of YugabyteDB's documentation, in Python
 

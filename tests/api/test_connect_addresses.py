@@ -9,12 +9,12 @@ from typing import Any
 
 import psycopg
 import pytest
-import tls
-from support import by_node, by_server
-from test_connect_health import refresh
-from wire import Forwarder, eventually, listening, silent
 
 import ybsmart
+from tests.api import tls
+from tests.api.support import by_node, by_server
+from tests.api.test_connect_health import refresh
+from tests.api.wire import Forwarder, eventually, listening, silent
 from ybsmart import registry, waiting
 from ybsmart.addresses import parse_address_map, public_or_private
 from ybsmart.discovery import NodeRecord

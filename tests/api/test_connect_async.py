@@ -13,10 +13,10 @@ import psycopg
 import psycopg_pool
 import pytest
 from psycopg import errors
-from support import by_node, by_server, in_threads
-from wire import eventually, hangs_up, listening, silent
 
 import ybsmart
+from tests.api.support import by_node, by_server, in_threads
+from tests.api.wire import eventually, hangs_up, listening, silent
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 

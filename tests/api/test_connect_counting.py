@@ -13,11 +13,11 @@ import psycopg
 import psycopg_pool
 import pytest
 from psycopg.conninfo import make_conninfo
-from support import by_node, by_server, in_threads
-from test_connect_health import refresh
-from wire import Forwarder, eventually
 
 import ybsmart
+from tests.api.support import by_node, by_server, in_threads
+from tests.api.test_connect_health import refresh
+from tests.api.wire import Forwarder, eventually
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 

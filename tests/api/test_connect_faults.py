@@ -8,10 +8,10 @@ import logging
 import psycopg
 import pytest
 from psycopg import errors
-from support import by_node, in_threads
-from wire import Listener, eventually, hangs_up, listening, refuses
 
 import ybsmart
+from tests.api.support import by_node, in_threads
+from tests.api.wire import Listener, eventually, hangs_up, listening, refuses
 from ybsmart import faults, libpq, registry
 from ybsmart.faults import Fault
 from ybsmart.testing import LocalCluster

@@ -9,10 +9,10 @@ import time
 import psycopg
 import pytest
 from psycopg import errors
-from support import by_node, by_server, in_threads
-from wire import eventually, listening, refuses, silent
 
 import ybsmart
+from tests.api.support import by_node, by_server, in_threads
+from tests.api.wire import eventually, listening, refuses, silent
 from ybsmart import dialing, registry
 from ybsmart.testing import LocalCluster
 

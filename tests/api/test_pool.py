@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from support import by_node, in_threads
 
 import ybsmart
+from tests.api.support import by_node, in_threads
 from ybsmart import ConnectionPool, PoolClosed, PoolTimeout
 from ybsmart.testing import LocalCluster
 
@@ -35,7 +35,7 @@ class Queued:
     """A thread that asks the pool for a connection, and is known to be in the queue."""
 
     def __init__(self, pool: ConnectionPool, timeout: float = 10) -> None:
-        self.conn: psycopg.Connection[Any] | None = None
+        self.conn: ybsmart.Connection[Any] | None = None
         self.error: BaseException | None = None
         before = pool.waiting_count
         self.thread = threading.Thread(target=self._run, args=(pool, timeout))
@@ -48,7 +48,7 @@ class Queued:
         except BaseException as exc:
             self.error = exc
 
-    def result(self) -> psycopg.Connection[Any]:
+    def result(self) -> ybsmart.Connection[Any]:
         self.thread.join(10)
         assert not self.thread.is_alive()
         if self.error is not None:
@@ -100,10 +100,13 @@ def test_the_block_commits(pool: ConnectionPool) -> None:
 def test_the_block_rolls_back_on_an_exception_and_keeps_the_connection(
     pool: ConnectionPool,
 ) -> None:
-    with pytest.raises(RuntimeError), pool.connection() as conn:
-        pid = conn.info.backend_pid
+    conn = pool.getconn()
+    pid = conn.info.backend_pid
+    pool.putconn(conn)
+
+    with pytest.raises(psycopg.errors.DivisionByZero), pool.connection() as conn:
         conn.execute("CREATE TABLE rolled_back AS SELECT 1")
-        raise RuntimeError
+        conn.execute("SELECT 1 / 0")
 
     with pool.connection() as conn:
         assert conn.info.backend_pid == pid
@@ -272,7 +275,9 @@ def test_an_interrupt_while_waiting_loses_nothing(pool: ConnectionPool) -> None:
 # Failing
 
 
-def test_a_failed_connect_reaches_the_one_who_asked_and_frees_the_place(cluster: LocalCluster) -> None:
+def test_a_failed_connect_reaches_the_one_who_asked_and_frees_the_place(
+    cluster: LocalCluster,
+) -> None:
     url = cluster.conninfo(load_balance=True)
     with ConnectionPool(url, kwargs={"password": "wrong"}, max_size=1) as pool:
         for _ in range(3):
@@ -319,7 +324,7 @@ def test_one_broken_connection_puts_its_nodes_others_under_suspicion(
         assert dead is not None
         for conn in held[1:]:
             pool.putconn(conn)
-        own_cluster.kill([n for n in own_cluster.nodes if n.host == dead.host][0])
+        own_cluster.kill(next(n for n in own_cluster.nodes if n.host == dead.host))
         with pytest.raises(psycopg.OperationalError):
             held[0].execute("SELECT 1")
         pool.putconn(held[0])
@@ -334,7 +339,7 @@ def test_a_killed_node_fails_only_what_was_running_on_it(own_cluster: LocalClust
     served: Counter[str] = Counter()
     stop = threading.Event()
 
-    def work() -> None:
+    def work(pool: ConnectionPool) -> None:
         while not stop.is_set():
             try:
                 served[pool.query("SELECT host(inet_server_addr())").scalar()] += 1
@@ -342,7 +347,7 @@ def test_a_killed_node_fails_only_what_was_running_on_it(own_cluster: LocalClust
                 failed.append(exc)
 
     with ConnectionPool(url, max_size=6, timeout=10) as pool:
-        threads = [threading.Thread(target=work) for _ in range(8)]
+        threads = [threading.Thread(target=work, args=(pool,)) for _ in range(8)]
         for thread in threads:
             thread.start()
         until(lambda: len(served) == 3 and sum(served.values()) > 300)
@@ -389,7 +394,7 @@ def test_returning_what_is_not_on_loan_is_an_error_and_changes_nothing(
             assert isinstance(caught.value, ValueError)
             assert pool.name in str(caught.value)
         with pytest.raises(TypeError, match="NoneType"):
-            pool.putconn(None)  # type: ignore[arg-type]
+            pool.putconn(None)
 
         assert pool.snapshot() == before
         other.putconn(elsewhere)

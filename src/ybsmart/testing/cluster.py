@@ -198,7 +198,7 @@ class LocalCluster:
                     if not _is_free(host, self._given_port):
                         raise OSError(
                             errno.EADDRINUSE,
-                            f"port {self._given_port} is taken on {host}; port=None picks a free one",
+                            f"port {self._given_port} is taken on {host}; None picks a free one",
                         )
                 return [(host, self._given_port) for host in hosts]
             port = _first_port(lambda port: all(_is_free(host, port) for host in hosts))
@@ -315,9 +315,7 @@ class LocalCluster:
         """
         for name, value in params.items():
             if not isinstance(value, (str, int, float)):
-                raise ValueError(  # noqa: TRY004
-                    f"{name} must be a string, number or boolean, not {value!r}"
-                )
+                raise ValueError(f"{name} must be a string, number or boolean, not {value!r}")
         texts = {
             name: str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in params.items()
@@ -607,7 +605,7 @@ def _placements(placements: Sequence[str] | int) -> list[str]:
         _check_int("placements", placements, 1, _MAX_NODES)
         return [DEFAULT_PLACEMENTS[i % len(DEFAULT_PLACEMENTS)] for i in range(placements)]
     if not isinstance(placements, Sequence) or isinstance(placements, (str, bytes)):
-        raise ValueError(  # noqa: TRY004
+        raise ValueError(
             f'placements must be a number or a sequence of "cloud.region.zone", not {placements!r}'
         )
     if not 1 <= len(placements) <= _MAX_NODES:

@@ -145,7 +145,8 @@ class Home:
     def _answer(self, command: str, folder: str) -> str:
         self.guarded()
         with self._asking:
-            assert self._watchdog.stdin is not None and self._watchdog.stdout is not None
+            assert self._watchdog.stdin is not None
+            assert self._watchdog.stdout is not None
             self._asked += 1
             line = json.dumps([self._asked, command, folder]).encode() + b"\n"
             self._watchdog.stdin.write(line)

@@ -83,10 +83,10 @@ def _ps(*options: str) -> list[str]:
     return os.fsdecode(done.stdout).splitlines()
 
 
-def signal_all(mark: str, number: int, *, until: str = "", seconds: float = 20.0) -> None:
+def signal_all(mark: str, number: int, *, until: str = "", seconds: float = 20.0) -> set[int]:
     """Send the signal to every server with this mark until each is gone, or its state in `until`.
 
-    TimeoutError after `seconds`.
+    Returns the ids of all it found. TimeoutError after `seconds`.
     """
     deadline = time.monotonic() + seconds
     seen: set[int] = set()
@@ -108,38 +108,53 @@ def signal_all(mark: str, number: int, *, until: str = "", seconds: float = 20.0
             if time.monotonic() > deadline:
                 raise TimeoutError(f"processes {open_} do not react to signal {number}")
             time.sleep(0.0005)
+    return seen
 
 
-def release(folder: str) -> None:
-    """Remove the System V memory segments of the dead servers below `folder`.
+def release(folder: str, ended: set[int]) -> None:
+    """Remove the System V memory segments of the servers below `folder`, and of these processes.
 
     Each server makes one of a few bytes, which nothing else removes after SIGKILL, and their
     number is limited per machine. (macOS: its semaphores too; those stay until the server is
     started again or the machine restarts.)
     """
+    segments = {}
     for depth in ("", "*", "*/*"):
         for path in glob.glob(os.path.join(glob.escape(folder), depth, "data", "postmaster.pid")):
             try:
                 with open(path) as file:
-                    segment = file.read().splitlines()[6].split()[1]
-                # As the owner of the segment: root in a container may not remove another's.
-                subprocess.run(
-                    ("ipcrm", "-m", segment),
-                    check=False,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    user=os.stat(path).st_uid if os.geteuid() == 0 else None,
-                )
+                    segments[file.read().splitlines()[6].split()[1]] = os.stat(path).st_uid
                 os.unlink(path)
             except (OSError, IndexError):
                 pass
+    try:
+        with open("/proc/sysvipc/shm") as file:
+            table = [line.split() for line in file.readlines()[1:]]
+    except OSError:
+        table = []
+    for _, segment, _, size, creator, _, users, uid, *_ in table:
+        # Of a server that was ended before it could note its segment. The other conditions: its
+        # process id may have been another's long ago.
+        if int(creator) in ended and int(size) < 100 and users == "0":
+            segments[segment] = int(uid)
+    for segment, owner in segments.items():
+        # As the owner of the segment: root in a container may not remove another's.
+        try:
+            subprocess.run(
+                ("ipcrm", "-m", segment),
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                user=owner if os.geteuid() == 0 else None,
+            )
+        except OSError:
+            pass
 
 
 def kill(folder: str) -> None:
     """SIGKILL every server below the folder; returns when all are gone."""
-    signal_all(marker(folder), signal.SIGKILL)
-    release(folder)
+    release(folder, signal_all(marker(folder), signal.SIGKILL))
 
 
 def pause(folder: str) -> None:

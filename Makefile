@@ -1,0 +1,104 @@
+# `make help` says what there is. Everything is installed into $(VENV), nothing anywhere else.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -p no:benchmark
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+
+# "3.13", or "3.13t" without the GIL; empty when $(PYTHON) is missing or too old.
+TAG := $(shell $(PYTHON) -c 'import sys; sys.version_info >= (3, 10) and \
+	print("%d.%d%s" % (sys.version_info[:2] + (sys.abiflags,)))' 2>/dev/null)
+
+# c or python: what YBSMART_BUILD says, otherwise what the compiler can do that builds extensions
+# ($CC, or the one that this Python was built with).
+ifeq ($(origin CC),default)
+CC := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("CC"))' 2>/dev/null)
+endif
+INCLUDE := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)
+MODE := $(filter c python,$(YBSMART_BUILD))
+ifndef MODE
+MODE := $(shell $(or $(CC),cc) -I'$(INCLUDE)' -include Python.h -fsyntax-only -xc /dev/null 2>/dev/null \
+	&& echo c || echo python)
+endif
+
+# psycopg[binary], which the demo asks for, has no wheel for Python without the GIL.
+EXTRAS := $(if $(findstring t,$(TAG)),,demo,)test,bench
+
+ENVIRONMENT := $(STAMPS)/environment-$(TAG)
+DEPENDENCIES := $(STAMPS)/dependencies-$(TAG)
+PACKAGE := $(STAMPS)/package-$(TAG)-$(MODE)
+# With the folders, whose times tell of deleted files.
+SOURCES := setup.py $(shell find src -name __pycache__ -prune -o -print)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench install clean
+
+help:
+	@echo 'make demo     a local cluster of real servers, balanced connections, a failing node'
+	@echo 'make test     all checks and tests;  make test ARGS="-k name"  for some of the tests'
+	@echo 'make bench    the benchmarks'
+	@echo 'make install  just $(VENV), with this tree installed in it as it is now'
+	@echo 'make clean    remove $(VENV) and everything generated'
+	@echo 'Each sets up what it needs. PYTHON=python3.12 and VENV=folder choose others.'
+
+demo: $(PACKAGE)
+	@$(BIN)/ybsmart demo $(ARGS)
+
+# Twice, because the package runs on either core: first what goes through its interface, on the
+# pure one; then everything, on the compiled one. Tests of the core and of packaging always take both.
+# (5: pytest found no test, which is no failure when ARGS chose tests of the other run.)
+test: $(PACKAGE)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy -p ybsmart
+	@$(BIN)/mypy tests $(if $(wildcard bench/*.py),bench)
+ifeq ($(MODE),c)
+	@status=0; \
+	YBSMART_IMPL=python $(PYTEST) --ignore=tests/core --ignore=tests/packaging $(ARGS) || status=$$?; \
+	test $$status != 5 || status=0; \
+	YBSMART_IMPL=c $(PYTEST) $(ARGS) && exit $$status
+else
+	@YBSMART_IMPL=python $(PYTEST) --impl=python $(ARGS)
+endif
+
+bench: $(PACKAGE)
+	@$(BIN)/pytest bench $(ARGS)
+
+install: $(PACKAGE)
+	@:
+
+clean:
+	@test ! -d $(STAMPS) || rm -rf $(VENV)
+	@rm -rf build dist ybsmart.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find $(wildcard src tests bench) -name __pycache__ -prune -exec rm -rf {} +
+
+$(ENVIRONMENT):
+	$(if $(TAG),,$(error ybsmart needs Python 3.10 or newer; '$(PYTHON)' is older or does not run: set PYTHON=/path/to/python3))
+	$(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>&1),$(error '$(PYTHON)' has no venv module: \
+		install it (on Debian the package python3-venv), or set PYTHON=/path/to/python3))
+	@echo "Setting up $(VENV) for Python $(TAG), once ..."
+	@$(PYTHON) -m venv $(if $(wildcard $(STAMPS)),--clear) $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# A pure build brings the dependencies along; it needs no compiler and is replaced at once.
+# --prefer-binary: rather an older tool than one whose build needs more than a C compiler.
+$(DEPENDENCIES): $(ENVIRONMENT) pyproject.toml
+	@YBSMART_BUILD=python $(PIP) install --prefer-binary '.[$(EXTRAS)]'
+	@touch $@
+
+# A wheel, never an editable install: what is tested is what users get. From an empty build folder,
+# because an old one would put deleted modules into the wheel.
+$(PACKAGE): $(DEPENDENCIES) $(SOURCES)
+ifeq ($(MODE),c)
+	@echo 'Building ybsmart with the compiled core ...'
+else
+	@echo 'No C compiler with the headers of Python (or YBSMART_BUILD=python): pure Python build.'
+endif
+	@rm -rf build ybsmart.egg-info $(STAMPS)/package-* && touch $(STAMPS)/started
+	@YBSMART_BUILD=$(MODE) $(PIP) install --no-build-isolation --no-deps --force-reinstall .
+	@rm -rf build ybsmart.egg-info
+	@mv $(STAMPS)/started $@  # its time: what was edited during the build is built again
