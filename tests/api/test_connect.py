@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import selectors
 import warnings
 
 import psycopg
@@ -12,7 +13,7 @@ import pytest
 
 import ybsmart
 from tests.api.support import by_node, by_server, in_threads
-from ybsmart import registry, waiting
+from ybsmart import registry
 from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
 
@@ -322,7 +323,7 @@ def test_an_interrupted_connect_returns_its_place(
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(waiting.selectors.DefaultSelector, "select", interrupted)
+    monkeypatch.setattr(selectors.DefaultSelector, "select", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ybsmart.connect(balanced)
 

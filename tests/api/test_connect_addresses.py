@@ -15,7 +15,7 @@ from tests.api import tls
 from tests.api.support import by_node, by_server
 from tests.api.test_connect_health import refresh
 from tests.api.wire import Forwarder, eventually, listening, silent
-from ybsmart import registry, waiting
+from ybsmart import registry
 from ybsmart.addresses import parse_address_map, public_or_private
 from ybsmart.discovery import NodeRecord
 from ybsmart.testing import LocalCluster
@@ -46,7 +46,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in known[host]]
 
-    monkeypatch.setattr(waiting.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     return known
 
 

@@ -58,7 +58,8 @@ def test_it_is_a_connection_of_psycopg_with_a_node(cluster: LocalCluster, balanc
             assert conn.autocommit
             assert conn.node is not None
             cursor = await conn.execute("SELECT host(inet_server_addr()) AS host")
-            assert await cursor.fetchone() == {"host": conn.node.host}
+            row: Any = await cursor.fetchone()
+            assert row == {"host": conn.node.host}
 
     asyncio.run(main())
 

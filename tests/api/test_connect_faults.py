@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from typing import Any
 
 import psycopg
 import pytest
@@ -139,7 +140,7 @@ def test_without_a_sqlstate_words_have_to_do(text: str, fault: Fault) -> None:
 def test_the_callers_own_fault_is_raised_at_once_and_harms_nobody(
     cluster: LocalCluster,
     balanced: str,
-    wrong: dict[str, str],
+    wrong: dict[str, Any],
     kind: type[psycopg.Error],
     sqlstate: str,
 ) -> None:
@@ -174,7 +175,7 @@ def test_the_callers_own_fault_costs_one_attempt_in_any_language(
 
 @pytest.mark.parametrize("bad", [{"sslmode": "bogus"}, {"target_session_attrs": "nonsense"}])
 def test_a_bad_option_is_the_callers_own(
-    cluster: LocalCluster, balanced: str, bad: dict[str, str]
+    cluster: LocalCluster, balanced: str, bad: dict[str, Any]
 ) -> None:
     ybsmart.connect(balanced).close()
 
@@ -328,7 +329,8 @@ def test_no_password_is_in_any_message(
     url = own_cluster.conninfo(load_balance=True).replace(":yugabyte@", ":s3same@")
     said = []
     with caplog.at_level(logging.DEBUG):
-        for wrong in ({}, {"sslmode": "require"}, {"topology_keys": "a.b"}):
+        wrongs: list[dict[str, Any]] = [{}, {"sslmode": "require"}, {"topology_keys": "a.b"}]
+        for wrong in wrongs:
             with pytest.raises(psycopg.Error) as caught:
                 ybsmart.connect(url, **wrong)
             said.append(str(caught.value) + repr(caught.value))

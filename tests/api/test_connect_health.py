@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +15,7 @@ import ybsmart
 from tests.api.support import by_node, by_server, in_threads
 from tests.api.wire import eventually, listening, refuses, silent
 from ybsmart import dialing, registry
+from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
 
 PATIENT = 60  # seconds of connect_timeout: whoever waits for them fails
@@ -24,7 +26,7 @@ def states() -> list[str]:
     return [node.state for node in info.nodes]
 
 
-def close(connections: list[ybsmart.Connection]) -> None:
+def close(connections: list[ybsmart.Connection[Any]]) -> None:
     for conn in connections:
         conn.close()
 
@@ -127,7 +129,7 @@ def test_the_loser_is_dropped_and_its_server_told(own_cluster: LocalCluster) -> 
 def test_many_at_a_time_spread_exactly_however_slow_that_makes_them(
     cluster: LocalCluster, balanced: str
 ) -> None:
-    connections: list[ybsmart.Connection] = []
+    connections: list[ybsmart.Connection[Any]] = []
 
     assert not in_threads(60, lambda: connections.append(ybsmart.connect(balanced)))
 
@@ -238,7 +240,7 @@ def test_any_mode_ends_at_the_configured_host(own_cluster: LocalCluster) -> None
         {"topology_keys": "aws.us-west.*", "fallback_to_topology_keys_only": True},
     ],
 )
-def test_strict_modes_never_end_there(own_cluster: LocalCluster, only: dict[str, str]) -> None:
+def test_strict_modes_never_end_there(own_cluster: LocalCluster, only: dict[str, Any]) -> None:
     for node in range(3):
         own_cluster.update(node, advertised_host=f"127.0.0.{1 + node}", advertised_port=1)
     url = own_cluster.conninfo(load_balance=True, application_name="strict")
@@ -329,7 +331,7 @@ def refresh(url: str) -> None:
     """A refresh now, and its end."""
     (known,) = registry._clusters
     known.upkeep._not_before = 0.0
-    future = known.upkeep.refresh_if_due(0, registry.request_of(url, {}))
+    future = known.upkeep.refresh_if_due(0, request_of(url, {}))
     assert future is not None
     future.result(60)
 

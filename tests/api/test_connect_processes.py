@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def run(code: str, url: str, **environment: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("discovery", [{}, {"delay": 600}])
 def test_a_process_ends_without_a_word_while_there_is_work_in_the_background(
-    own_cluster: LocalCluster, discovery: dict[str, float]
+    own_cluster: LocalCluster, discovery: dict[str, Any]
 ) -> None:
     url = own_cluster.conninfo(load_balance=True, failed_host_reconnect_delay_secs=1)
     code = (
@@ -74,6 +75,7 @@ for greenlet in held: greenlet.get().close()
 def test_with_psycopg_in_pure_python(own_cluster: LocalCluster) -> None:
     code = """
 import sys
+from typing import Any
 try:
     import psycopg
 except ImportError:
