@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._core import IMPL as __impl__
 from .cluster import ClusterInfo, NodeInfo
-from .connection import Connection
+from .connection import AsyncConnection, Connection
 from .errors import DoubleRelease, InvalidProperty, PoolClosed, PoolError, PoolTimeout
 from .params import from_env
 from .pool import ConnectionPool
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 connect = Connection.connect
 
 __all__ = [
+    "AsyncConnection",
     "ClusterInfo",
     "Connection",
     "ConnectionPool",

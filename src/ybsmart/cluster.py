@@ -1,32 +1,33 @@
-"""One cluster as this process knows it: its nodes, their counts, and when to look again.
+"""One cluster as this process knows it: its nodes, their counts, their health.
 
-Holds what connections to the same cluster share, whatever URL they came by: a host table and the
-contact points. Asks for the node list once before the first connection, for which callers wait,
-and from then on in the background, for which nobody does. Never opens a user's connection.
+Holds what connections to the same cluster share, whatever URL they came by, and decides what their
+outcomes mean for the next ones. Never connects, waits or starts a thread: `upkeep.py` does.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import random
 import threading
 import time
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import psycopg
+from psycopg import errors
 
-from . import discovery
 from ._core import hosts
-from .discovery import NodeRecord, NoDiscovery
+from .addresses import AddressMap, public_or_private
+from .candidates import NodeTrial
+from .dialing import HEDGE_DELAY, Target, under_way
+from .discovery import NodeRecord
+from .faults import Fault, printable
+from .params import Properties
 from .placement import Policy
+from .request import Request
+from .upkeep import Upkeep
 
-logger = logging.getLogger("ybsmart")
-
-DISCOVERY_TIMEOUT = 5.0  # seconds to connect for the node list, and as many for the answer
+PER_CONNECT = 0.02  # seconds by which each connect under way in this process delays the others
 
 
 @dataclass(frozen=True)
@@ -83,88 +84,27 @@ class Lender(Protocol):
 lenders: weakref.WeakSet[Lender] = weakref.WeakSet()
 
 
-@dataclass(frozen=True)
-class Contact:
-    """Where to find a cluster: what a conninfo and libpq's environment say of it."""
-
-    host: str
-    hostaddr: str
-    port: str
-    service: str
-
-    @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Contact:
-        def value(name: str) -> str:
-            return str(params.get(name) or os.environ.get(f"PG{name.upper()}") or "")
-
-        return cls(value("host"), value("hostaddr"), value("port"), value("service"))
-
-    def endpoints(self) -> list[dict[str, str]]:
-        """The hosts one by one, as parameters for libpq; itself where it names none."""
-        names, addresses = self.host.split(","), self.hostaddr.split(",")
-        ports = self.port.split(",")
-        count = max(len(names), len(addresses))
-        if len(ports) not in (1, count) or (self.hostaddr and self.host and len(names) != count):
-            raise psycopg.ProgrammingError(
-                f"{len(names)} in host, {len(addresses)} in hostaddr, {len(ports)} in port: give "
-                "as many ports as hosts, or one for all"
-            )
-        return [
-            {
-                key: value
-                for key, value in (
-                    ("host", names[i] if i < len(names) else ""),
-                    ("hostaddr", addresses[i] if i < len(addresses) else ""),
-                    ("port", ports[i] if len(ports) > 1 else ports[0]),
-                )
-                if value
-            }
-            for i in range(count)
-        ]
-
-
-def describe(endpoint: Mapping[str, Any]) -> str:
-    """An endpoint in a message."""
-    host = endpoint.get("host") or endpoint.get("hostaddr") or "the default host"
-    return f"{host}:{endpoint['port']}" if endpoint.get("port") else str(host)
-
-
-class Unreachable(psycopg.OperationalError):
-    """No host of a list could be connected to."""
-
-    def __init__(self, intro: str, reasons: Mapping[str, BaseException]) -> None:
-        lines = [f"  {where}: {_one_line(reason)}" for where, reason in reasons.items()]
-        super().__init__("\n".join([intro, *lines]))
-
-    @classmethod
-    def again(cls, earlier: Unreachable) -> Unreachable:
-        """The same for another caller, with a traceback and a cause of its own."""
-        error = cls(str(earlier), {})
-        error.__cause__ = earlier.__cause__
-        return error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 class Cluster:
     """What is known of one cluster. Safe for any number of threads.
 
-    `_lock` guards the fields below it and is never held during I/O.
+    `_lock` guards the fields below it, is held for a few steps at a time and never during I/O.
     """
 
     def __init__(self) -> None:
         self.table = hosts.HostTable(random.SystemRandom().randrange(1, 2**64))
+        self.upkeep = Upkeep(self)
         self._lock = threading.Lock()
         self._listed: tuple[hosts.Host, ...] = ()
         self._tiers: dict[Policy, tuple[tuple[hosts.Host, ...], ...]] = {}
-        self._contacts: list[Mapping[str, Any]] = []
-        self._refreshing = False
-        self._refreshed = 0.0  # by the monotonic clock, whatever the outcome
+        self._public: bool | None = None  # by which addresses it is reached; None: not known yet
+        self._detour = False
+        self._paces: dict[str, float] = {}  # seconds that connecting takes, by node
+        self._answered_at: dict[str, float] = {}
         self.universe_uuid: str | None = None
         self.refreshed_at: float | None = None
         self.refreshes = 0
+        self.request: Request | None = None
+        """The latest with which somebody has been let in."""
 
     # Selection
 
@@ -179,61 +119,154 @@ class Cluster:
                 self._tiers[policy] = tiers
         return tiers
 
-    # Refreshing
+    def targets(self, record: NodeRecord, address_map: AddressMap) -> list[Target]:
+        """Where to find a node, the likely place first."""
+        if mapped := address_map.find(record.host, record.port):
+            return [Target(mapped[0], "", mapped[1])]
+        port = str(record.port)
+        private = [Target(record.host, a, port) for a in record.addresses or ("",)]
+        if self._public is False or not record.public_ip or record.public_ip == record.host:
+            return private
+        public = [Target(record.host, a, port) for a in record.public_addresses]
+        if not public:
+            public = [Target(record.public_ip, "", port)]
+        return public if self._public else private + public
 
-    def learn(self, records: list[NodeRecord], params: Mapping[str, Any]) -> None:
-        """Take over a fresh list of nodes, and the parameters that brought it."""
-        with self._lock:
-            # An empty answer says more about the server than about the cluster.
-            if records:
-                self._listed = self.table.update([(r.key, r) for r in records])
-                self._tiers = {}
-                self.universe_uuid = records[0].universe_uuid or None
-                self.refreshed_at = time.time()
-                self.refreshes += 1
-            self._refreshed = time.monotonic()
-            self._contacts = [params]
-
-    def refresh_if_due(self, interval: float, params: Mapping[str, Any]) -> None:
-        """Start a refresh in the background if the node list is older than `interval` seconds.
-
-        `params`: those of the request; its credentials are the latest that anybody had.
-        """
-        if time.monotonic() - self._refreshed < interval:
-            return
-        with self._lock:
-            if self._refreshing:
-                return
-            self._refreshing = True
-        thread = threading.Thread(
-            target=self._refresh, args=(dict(params),), name="ybsmart-refresh", daemon=True
+    def known(self) -> tuple[list[NodeRecord], list[NodeRecord]]:
+        """The nodes on the list: those in service, and those that are down."""
+        now = time.monotonic()
+        listed = self._listed
+        return (
+            [host.info for host in listed if host.down_until <= now],
+            [host.info for host in listed if host.down_until > now],
         )
-        try:
-            thread.start()
-        except BaseException:
-            self._refreshing = False
-            raise
 
-    def _refresh(self, params: Mapping[str, Any]) -> None:
-        """Ask one server after the other, those in service first, until one lists the nodes."""
-        try:
+    def hedge_delay(self, host: hosts.Host) -> float:
+        """Seconds to give a node before the next is tried as well.
+
+        A quarter of a second where connecting is fast. Where it is not, for distance or because
+        this process opens many at the same time, what is usual there, and some more.
+        """
+        paces = self._paces
+        usual = paces.get(host.key) or max(list(paces.values()), default=0.0)
+        return max(HEDGE_DELAY, 3 * usual, PER_CONNECT * under_way())
+
+    # Health
+
+    def answered(self, host: hosts.Host, seconds: float | None, request: Request | None) -> None:
+        """A node has been seen to be there: it is in service, whatever was said of it before.
+
+        `seconds`, `request`: how long connecting took and with what, if it let somebody in.
+        """
+        self._answered_at[host.key] = time.monotonic()
+        if seconds is not None:
+            usual = self._paces.get(host.key, seconds)
+            self._paces[host.key] = usual + (seconds - usual) / 4
+        if request is not None:
+            self.request = request
+        self._detour = False
+        if host.down_until or host.last_error or self.upkeep.is_watching(host):
+            self.upkeep.is_back(host)
+
+    def failed(
+        self,
+        trial: NodeTrial,
+        error: psycopg.OperationalError,
+        fault: Fault,
+        properties: Properties,
+    ) -> None:
+        """A node could not be connected to. Its count stays what it is.
+
+        It is passed over until a look at it succeeds: after the delay, or at once where it has
+        only been silent. Where it broke off for no reason (`DOUBTFUL`), that look decides alone.
+        """
+        host = trial.host
+        if self._answered_at.get(host.key, 0.0) > trial.started:
+            return  # it has let somebody in since
+        text = printable(str(error))
+        delay = properties.failed_host_delay
+        if delay == 0:
+            self.table.mark_down(host, time.monotonic(), text)
+            return
+        at_once = fault is Fault.DOUBTFUL or isinstance(error, errors.ConnectionTimeout)
+        self.upkeep.watch(host, delay, text, at_once=at_once, passed_over=fault is Fault.NODE)
+
+    def reached_by(self, record: NodeRecord, target: Target) -> None:
+        """A node has been connected to there: remember by which of its addresses."""
+        if self._public is None and record.public_ip and target.hostaddr:
+            if target.hostaddr in record.addresses:
+                self._public = False
+            elif target.hostaddr in record.public_addresses:
+                self._public = True
+
+    def on_detour(self) -> bool:
+        """No listed node has been reachable lately, and a configured host has."""
+        if self._detour:
             now = time.monotonic()
-            known = sorted(self._listed, key=lambda host: host.down_until > now)
-            endpoints = [{"host": h.info.host, "port": str(h.info.port)} for h in known]
-            endpoints += [e for e in Contact.of(params).endpoints() if e not in endpoints]
-            for endpoint in endpoints:
-                try:
-                    records = discovery.ask(at_endpoint(params, endpoint), DISCOVERY_TIMEOUT)
-                except (psycopg.Error, NoDiscovery) as exc:
-                    logger.info("refresh from %s failed: %s", describe(endpoint), _one_line(exc))
-                else:
-                    self.learn(records, params)
-                    return
-            logger.warning("no server could be asked for the nodes; keeping the list there is")
-        finally:
-            with self._lock:
-                self._refreshing = False
-                self._refreshed = time.monotonic()
+            # A node that is new to the list has not been tried yet.
+            self._detour = all(host.down_until > now for host in self._listed)
+        return self._detour
+
+    def start_detour(self, request: Request) -> None:
+        """A configured host has let somebody in where no node could: look at the list again."""
+        self._detour = True
+        self.request = request
+        self.lost(request)
+
+    def lost(self, request: Request) -> None:
+        """No node could be connected to: the list or the addresses may be out of date."""
+        self._public = None
+        self.upkeep.refresh_soon(request)
+
+    # The node list
+
+    def learn(self, records: list[NodeRecord], ways_in: set[str], request: Request) -> None:
+        """Take over a fresh list of nodes: by whom it came, and what was asked."""
+        before = {host: host.info for host in self._listed}
+        with self._lock:
+            self._listed = self.table.update(self._keyed(records))
+            self._tiers = {}
+            self.universe_uuid = records[0].universe_uuid or self.universe_uuid
+            if self._public is None:
+                self._public = public_or_private(records, ways_in)
+            listed = {host.key for host in self.table.hosts()}
+            for memory in (self._paces, self._answered_at):
+                for key in memory.keys() - listed:
+                    del memory[key]
+            self.request = request
+            self.refreshed_at = time.time()
+            self.refreshes += 1
+        moved = [h for h in self._listed if h in before and not _same_place(h.info, before[h])]
+        self.upkeep.look_at(moved)
+
+    def _keyed(self, records: list[NodeRecord]) -> list[tuple[str, NodeRecord]]:
+        """The records with the keys of their hosts; a known host keeps the key it has.
+
+        Servers of one cluster may be of different releases during an upgrade, so that the same
+        node comes now with its uuid, now without.
+        """
+        known = {host.key: host.info for host in self.table.hosts()}
+        at = {host.info.address: host.key for host in self._listed}
+        keyed = []
+        for record in records:
+            key = record.key
+            if key not in known:
+                other = at.get(record.address)
+                if other is not None and not (record.uuid and known[other].uuid):
+                    key = other
+            keyed.append((key, self._with_addresses(record, known.get(key))))
+        return keyed
+
+    @staticmethod
+    def _with_addresses(record: NodeRecord, before: NodeRecord | None) -> NodeRecord:
+        """A name that cannot be resolved at the moment keeps the addresses that it had."""
+        if before is None:
+            return record
+        if not record.addresses and before.host == record.host:
+            record = replace(record, addresses=before.addresses)
+        if not record.public_addresses and before.public_ip == record.public_ip:
+            record = replace(record, public_addresses=before.public_addresses)
+        return record
 
     # Reports
 
@@ -262,9 +295,7 @@ class Cluster:
         return ClusterInfo(self.universe_uuid, nodes, self.refreshed_at, self.refreshes)
 
 
-def at_endpoint(params: Mapping[str, Any], endpoint: Mapping[str, str]) -> dict[str, Any]:
-    """The parameters, aimed at one host."""
-    aimed = {k: v for k, v in params.items() if k not in ("host", "hostaddr", "port")}
-    # libpq's own balancing has nothing left to choose from, and servers below 16 refuse it.
-    aimed.pop("load_balance_hosts", None)
-    return {**aimed, **endpoint}
+def _same_place(one: NodeRecord, other: NodeRecord) -> bool:
+    return replace(one, node_type="", cloud="", region="", zone="") == replace(
+        other, node_type="", cloud="", region="", zone=""
+    )

@@ -1,7 +1,7 @@
-"""A psycopg connection that may go to any node of a cluster, and knows to which it went.
+"""psycopg connections that may go to any node of a cluster, and know to which they went.
 
-Connecting: reserve a place on the best node, try it, go on to the next when the node is at fault.
-The place is held by a lease that falls with the connection, however it ends.
+`Connection` and its twin `AsyncConnection` find the cluster, have a node dialled and take over what
+comes of it. A connection holds its node's lease, which falls with it, however it ends.
 """
 
 from __future__ import annotations
@@ -10,26 +10,51 @@ import time
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import pq
 from psycopg.abc import AdaptContext, ConnParam
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import Row, RowFactory
+from psycopg.adapt import AdaptersMap
+from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
 from . import registry
 from ._core import hosts
-from .cluster import Cluster, NodeInfo, Unreachable, at_endpoint
-from .faults import Fault, classify
-from .params import Properties, split
+from .candidates import NodeSource
+from .cluster import Cluster, NodeInfo
+from .dialing import dial
+from .request import request_of
+from .waiting import run, run_async
 
 C = TypeVar("C", bound="Connection[Any]")
+A = TypeVar("A", bound="AsyncConnection[Any]")
 
 
-class Connection(psycopg.Connection[Row]):
-    """`psycopg.Connection`, connected through the whole cluster when `load_balance` says so."""
-
-    __module__ = "ybsmart"
+class _OnNode:
+    """What a connection knows of its node."""
 
     _lease: hosts.Lease | None = None
     _cluster: Cluster | None = None
+
+    @property
+    def node(self) -> NodeInfo | None:
+        """The node this connection goes to, as it is now.
+
+        None without load balancing, and where the server has no `yb_servers()` or does not list
+        the host that was connected to.
+        """
+        if self._lease is None or self._cluster is None:
+            return None
+        return self._cluster.node_info(self._lease.host)
+
+    def _end_lease(self) -> None:
+        """Count no more for the node, if the connection is closed."""
+        # It is not when psycopg gave it back to its pool instead of closing it.
+        if self._lease is not None and self.closed:  # type: ignore[attr-defined]
+            self._lease.release()
+
+
+class Connection(_OnNode, psycopg.Connection[Row]):
+    """`psycopg.Connection`, connected through the whole cluster when `load_balance` says so."""
+
+    __module__ = "ybsmart"
 
     @classmethod
     def connect(
@@ -46,15 +71,21 @@ class Connection(psycopg.Connection[Row]):
         """Connect and return a new connection.
 
         As `psycopg.Connection.connect`, with the properties `load_balance`, `topology_keys`,
-        `yb_servers_refresh_interval` (seconds), `fallback_to_topology_keys_only` and
-        `failed_host_reconnect_delay_secs`, in the conninfo, as keyword arguments or from the
-        environment. Without load balancing it is psycopg's own, with the conninfo as given.
+        `yb_servers_refresh_interval` (seconds), `fallback_to_topology_keys_only`,
+        `failed_host_reconnect_delay_secs` and `address_map`, in the conninfo, as keyword arguments
+        or from the environment. Which node is chosen follows the tables of YugabyteDB's
+        smart-driver documentation ("Order of node selection"). Without load balancing it is
+        psycopg's own, with the conninfo as given.
+
+        `connect_timeout` (seconds; as in libpq 2 at least, and 130 without) is for the whole: a
+        node that is silent for a quarter of a second does not hold up the next one.
 
         Raises `ybsmart.InvalidProperty` before any traffic; psycopg's own error when the caller is
-        at fault (wrong password, unknown database); `psycopg.OperationalError` with one reason
-        per node when no node can be connected to. Safe to call from any number of threads.
+        at fault (wrong password, unknown database), with its `sqlstate`;
+        `psycopg.OperationalError` with one reason per node when no node can be connected to. Safe
+        to call from any number of threads.
         """
-        properties, conninfo, libpq = split(conninfo, kwargs)
+        request = request_of(conninfo, kwargs)
         options: dict[str, Any] = {
             "autocommit": autocommit,
             "prepare_threshold": prepare_threshold,
@@ -62,71 +93,107 @@ class Connection(psycopg.Connection[Row]):
             "row_factory": row_factory,
             "cursor_factory": cursor_factory,
         }
-        if not properties.load_balance:
-            return super().connect(conninfo, **options | libpq)
-        params = conninfo_to_dict(conninfo, **libpq)
-        cluster = registry.find(params, properties)
+        if not request.balanced:
+            return super().connect(request.conninfo, **options | request.libpq)
+        deadline = time.monotonic() + request.timeout
+        cluster = registry.find(request, deadline)
         if cluster is None:
-            return super().connect("", **options | params)
-        cluster.refresh_if_due(properties.refresh_interval, params)
-        return cls._connect_balanced(cluster, properties, params, options)
-
-    @classmethod
-    def _connect_balanced(
-        cls: type[C],
-        cluster: Cluster,
-        properties: Properties,
-        params: dict[str, Any],
-        options: dict[str, Any],
-    ) -> C:
-        table = cluster.table
-        tiers = cluster.tiers(properties.policy)
-        tried: set[hosts.Host] = set()
-        reasons: dict[str, BaseException] = {}
-        while lease := table.reserve(tiers, time.monotonic(), tried or None):
-            host = lease.host
-            endpoint = {"host": host.info.host, "port": str(host.info.port)}
-            try:
-                conn = super().connect("", **options, **at_endpoint(params, endpoint))
-            except BaseException as exc:
-                lease.release()
-                fault = classify(exc)
-                if fault is Fault.CALLER:
-                    raise
-                if fault is Fault.NODE:
-                    until = time.monotonic() + properties.failed_host_delay
-                    table.mark_down(host, until, str(exc))
-                tried.add(host)
-                reasons[host.info.address] = exc
-            else:
-                conn._lease = lease
-                conn._cluster = cluster
-                if host.down_until or host.last_error:
-                    table.mark_up(host)
-                return conn
-        wanted = properties.policy.describe()
-        if not reasons:
-            raise psycopg.OperationalError(
-                f"the cluster has no {wanted} (load_balance={properties.policy.mode})"
-            )
-        last = list(reasons.values())[-1]
-        raise Unreachable(f"none of the {wanted} could be connected to", reasons) from last
-
-    @property
-    def node(self) -> NodeInfo | None:
-        """The node this connection goes to, as it is now.
-
-        None without load balancing, and where the server has no `yb_servers()`.
-        """
-        if self._lease is None or self._cluster is None:
-            return None
-        return self._cluster.node_info(self._lease.host)
+            return super().connect("", **options | request.params)
+        source = NodeSource(cluster, request)
+        try:
+            pgconn = run(dial(source, deadline))
+            conn: C = _adopt(cls, pgconn, source, cluster, options)
+        except BaseException:
+            source.give_back()
+            raise
+        return conn
 
     def close(self) -> None:
         """Close the connection; it counts for its node no more."""
         try:
             super().close()
         finally:
-            # Not when psycopg gave it back to its pool instead of closing it.
-            if self._lease is not None and self.closed:
-                self._lease.release()
+            self._end_lease()
+
+
+class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
+    """`psycopg.AsyncConnection`, connected through the whole cluster as `Connection` is.
+
+    Shares clusters and counts with it, and with connections on other event loops.
+    """
+
+    __module__ = "ybsmart"
+
+    @classmethod
+    async def connect(
+        cls: type[A],
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: AsyncRowFactory[Any] | None = None,
+        cursor_factory: type[psycopg.AsyncCursor[Any]] | None = None,
+        **kwargs: ConnParam,
+    ) -> A:
+        """Connect and return a new connection: arguments and errors as of `Connection.connect`.
+
+        Never blocks the event loop; any number of loops may connect at the same time. Cancelling
+        it at any point ends what it has begun and gives its place back.
+        """
+        request = request_of(conninfo, kwargs)
+        options: dict[str, Any] = {
+            "autocommit": autocommit,
+            "prepare_threshold": prepare_threshold,
+            "context": context,
+            "row_factory": row_factory,
+            "cursor_factory": cursor_factory,
+        }
+        if not request.balanced:
+            return await super().connect(request.conninfo, **options | request.libpq)
+        deadline = time.monotonic() + request.timeout
+        cluster = await registry.find_async(request, deadline)
+        if cluster is None:
+            return await super().connect("", **options | request.params)
+        source = NodeSource(cluster, request)
+        try:
+            pgconn = await run_async(dial(source, deadline))
+            conn: A = _adopt(cls, pgconn, source, cluster, options)
+        except BaseException:
+            source.give_back()
+            raise
+        return conn
+
+    async def close(self) -> None:
+        """Close the connection; it counts for its node no more."""
+        try:
+            await super().close()
+        finally:
+            self._end_lease()
+
+
+def _adopt(
+    cls: type[Any],
+    pgconn: pq.abc.PGconn,
+    source: NodeSource,
+    cluster: Cluster,
+    options: dict[str, Any],
+) -> Any:
+    """A connection object for what has been dialled, with its options: as psycopg's connect."""
+    try:
+        conn = cls(pgconn)
+        conn._autocommit = bool(options["autocommit"])
+        if options["row_factory"]:
+            conn.row_factory = options["row_factory"]
+        if options["cursor_factory"]:
+            conn.cursor_factory = options["cursor_factory"]
+        if options["context"]:
+            conn._adapters = AdaptersMap(options["context"].adapters)
+        conn.prepare_threshold = options["prepare_threshold"]
+    except BaseException:
+        pgconn.finish()
+        raise
+    if source.lease is not None:
+        conn._lease = source.lease
+        conn._cluster = cluster
+    return conn

@@ -1,30 +1,40 @@
 """The nodes of a cluster, as one of its servers lists them.
 
-Asks `yb_servers()` over a connection of its own, with a deadline on connecting and on the answer,
-and turns the rows into `NodeRecord`s. Never decides what becomes of them, and never waits for a
-server longer than it was told to.
+Asks `yb_servers()` over a connection that it is given, and turns the rows into `NodeRecord`s. Does
+not trust them: what cannot be a node is left out. Never decides what becomes of the nodes, and
+never waits for a server longer than it was told to.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import selectors
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
+
+from .faults import printable
 
 logger = logging.getLogger("ybsmart")
 
 _QUERY = b"SELECT * FROM yb_servers()"
+_UNDEFINED_FUNCTION = b"42883"
+_MOST_NODES = 1000  # rows beyond that are no cluster that any driver should balance over
+# What can stand in a conninfo without meaning anything else: no list, no directory.
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:%-]{0,252})", re.ASCII)
+_LONGEST_TEXT = 255
 
 
 class NoDiscovery(Exception):
-    """The server answers, but has no `yb_servers()` or will not run it."""
+    """The server answers, but does not list nodes."""
+
+    def __init__(self, reason: str, *, lasting: bool = False) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
+        """It is no server of YugabyteDB, rather than one with a problem."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,9 @@ class NodeRecord:
     public_ip: str = ""
     uuid: str = ""
     universe_uuid: str = ""
+    addresses: tuple[str, ...] = ()
+    """What `host` resolves to; empty where that is not known."""
+    public_addresses: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -55,32 +68,22 @@ class NodeRecord:
         return f"{self.cloud}.{self.region}.{self.zone}"
 
 
-def ask(params: Mapping[str, Any], timeout: float) -> list[NodeRecord]:
-    """Connect as `params` say and return the nodes that the server lists.
+def ask(pgconn: pq.abc.PGconn, timeout: float) -> list[NodeRecord]:
+    """The nodes that the server at the other end lists; at least one.
 
-    `timeout` in seconds bounds connecting and the answer, each. Raises psycopg's errors when the
-    server cannot be reached or refuses the connection, `NoDiscovery` when it cannot tell.
+    Raises `psycopg.OperationalError` when the connection is lost, and `NoDiscovery` when the server
+    cannot tell, or not within `timeout` seconds.
     """
-    bounded = {**params, "connect_timeout": _connect_timeout(params, timeout)}
-    # Autocommit, because a control connection must not sit in a transaction.
-    conn = psycopg.Connection.connect(make_conninfo("", **bounded), autocommit=True)
-    try:
-        result = _execute(conn.pgconn, time.monotonic() + timeout)
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            message = result.error_message.decode("utf-8", "replace").strip()
-            raise NoDiscovery(message.partition("\n")[0])
-        return _records(result)
-    finally:
-        conn.close()
-
-
-def _connect_timeout(params: Mapping[str, Any], timeout: float) -> int:
-    try:
-        asked_for = int(params.get("connect_timeout") or 0)
-    except ValueError:
-        asked_for = 0  # libpq will complain about it
-    limit = max(2, round(timeout))
-    return min(asked_for, limit) if asked_for > 0 else limit
+    # One statement without a BEGIN, so that no transaction is left open on any path.
+    result = _execute(pgconn, time.monotonic() + timeout)
+    if result.status != pq.ExecStatus.TUPLES_OK:
+        message = printable(result.error_message.decode("utf-8", "replace").strip())
+        sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
+        raise NoDiscovery(message.partition("\n")[0], lasting=sqlstate == _UNDEFINED_FUNCTION)
+    records = _records(result)
+    if not records:
+        raise NoDiscovery("yb_servers() lists no node")
+    return records
 
 
 def _execute(pgconn: pq.abc.PGconn, deadline: float) -> pq.abc.PGresult:
@@ -91,12 +94,12 @@ def _execute(pgconn: pq.abc.PGconn, deadline: float) -> pq.abc.PGresult:
         selector.register(pgconn.socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
         while pgconn.flush():
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise psycopg.OperationalError("yb_servers(): the server took no query in time")
+                raise NoDiscovery("yb_servers(): the server took no query in time")
             pgconn.consume_input()
         selector.modify(pgconn.socket, selectors.EVENT_READ)
         while pgconn.is_busy():
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise psycopg.OperationalError("yb_servers(): no answer in time")
+                raise NoDiscovery("yb_servers(): no answer in time")
             pgconn.consume_input()
     result = pgconn.get_result()
     if result is None:
@@ -109,22 +112,35 @@ def _records(result: pq.abc.PGresult) -> list[NodeRecord]:
     columns = {(result.fname(i) or b"").decode(): i for i in range(result.nfields)}
     missing = {"host", "port"} - columns.keys()
     if missing:
-        raise NoDiscovery(f"yb_servers() has no column {', '.join(sorted(missing))}")
+        reason = f"yb_servers() has no column {', '.join(sorted(missing))}"
+        raise NoDiscovery(reason, lasting=True)
 
     def text(row: int, name: str) -> str:
         value = result.get_value(row, columns[name]) if name in columns else None
-        return value.decode("utf-8", "replace") if value else ""
+        return printable(value.decode("utf-8", "replace"))[:_LONGEST_TEXT] if value else ""
 
-    records = []
+    names = ("node_type", "cloud", "region", "zone", "public_ip", "uuid", "universe_uuid")
+    records: list[NodeRecord] = []
+    ignored: list[str] = []
     for row in range(result.ntuples):
+        if len(records) == _MOST_NODES:
+            ignored.append(f"{result.ntuples - row} rows beyond {_MOST_NODES} nodes")
+            break
         host, port = text(row, "host"), text(row, "port")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            logger.warning("yb_servers(): ignored a row with host %r, port %r", host, port)
+        if not _HOST.fullmatch(host) or not _is_port(port):
+            ignored.append(f"a row with host {printable(host)!r}, port {printable(port)!r}")
             continue
-        names = ("node_type", "cloud", "region", "zone", "public_ip", "uuid", "universe_uuid")
         rest = {name: text(row, name) for name in names}
+        if not _HOST.fullmatch(rest["public_ip"]):
+            rest["public_ip"] = ""
         # Told apart by their beginning: the server says read_replica, its documentation
         # readreplica.
         rest["node_type"] = "read_replica" if rest["node_type"].startswith("read") else "primary"
-        records.append(NodeRecord(host, int(port), **rest))
+        records.append(NodeRecord(host, int(port), **rest))  # type: ignore[arg-type]
+    if ignored:
+        logger.warning("yb_servers(): ignored %s (%d in all)", ignored[0], len(ignored))
     return records
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536

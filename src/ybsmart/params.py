@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
+from .addresses import AddressMap, parse_address_map
 from .errors import InvalidProperty
 from .placement import MODES, Policy, parse_topology_keys
 
@@ -31,8 +32,9 @@ _PROPERTIES = {
     "fallbacktotopologykeysonly": "fallback_to_topology_keys_only",
     "failedhostreconnectdelaysecs": "failed_host_reconnect_delay_secs",
     "failedhostttlseconds": "failed_host_reconnect_delay_secs",
+    "addressmap": "address_map",
 }
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PGLOADBALANCE": "load_balance",
     "PGTOPOLOGYKEYS": "topology_keys",
     "PGYBSERVERSREFRESHINTERVAL": "yb_servers_refresh_interval",
@@ -50,6 +52,7 @@ class Properties:
     policy: Policy = field(default_factory=Policy)
     refresh_interval: float = 300.0
     failed_host_delay: float = 5.0
+    address_map: AddressMap = field(default_factory=AddressMap)
 
 
 def property_name(key: str, value: Any) -> str | None:
@@ -75,7 +78,7 @@ def split(conninfo: str, kwargs: Mapping[str, Any]) -> tuple[Properties, str, di
     any property comes back as it is. Raises `InvalidProperty`.
     """
     conninfo = _default_conninfo(conninfo, kwargs)
-    given = {name: os.environ[var] for var, name in _ENVIRONMENT.items() if os.environ.get(var)}
+    given = {name: os.environ[var] for var, name in ENVIRONMENT.items() if os.environ.get(var)}
     in_conninfo, rest = _take_out(conninfo)
     given.update(in_conninfo)
     libpq: dict[str, Any] = {}
@@ -183,6 +186,9 @@ def _pairs(text: str) -> Iterator[re.Match[str]]:
 def _check(given: tuple[tuple[str, Any], ...]) -> Properties:
     values = dict(given)
     mode = _mode(values.get("load_balance", "false"))
+    if mode == "false":
+        # The others say nothing then, and what says nothing is not checked either.
+        return Properties(policy=Policy(mode=mode))
     policy = Policy(
         mode=mode,
         topology_keys=_topology_keys(values.get("topology_keys")),
@@ -195,6 +201,7 @@ def _check(given: tuple[tuple[str, Any], ...]) -> Properties:
         policy=policy,
         refresh_interval=_seconds(values, "yb_servers_refresh_interval", 300.0, 600),
         failed_host_delay=_seconds(values, "failed_host_reconnect_delay_secs", 5.0, 60),
+        address_map=_address_map(values.get("address_map")),
     )
 
 
@@ -216,6 +223,17 @@ def _topology_keys(value: Any) -> Any:
         return parse_topology_keys(value)
     except ValueError as exc:
         raise InvalidProperty(f"topology_keys: {exc}") from None
+
+
+def _address_map(value: Any) -> AddressMap:
+    if value is None:
+        return AddressMap()
+    try:
+        if not isinstance(value, str):
+            raise ValueError(f"expected a string, not {value!r}")
+        return parse_address_map(value)
+    except ValueError as exc:
+        raise InvalidProperty(f"address_map: {exc}; use 'host:port=host:port, ...'") from None
 
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True} | {

@@ -98,6 +98,10 @@ class Policy:
             what += " matching topology_keys"
         return what
 
+    def may_leave_the_list(self) -> bool:
+        """Whether a host will do that the cluster does not list: any node would, then."""
+        return self._wanted is None and not (self.keys_only and self.topology_keys)
+
     def tiers(self, nodes: Sequence[Placed]) -> tuple[tuple[int, ...], ...]:
         """The nodes this policy allows, by index: the best tier first, each node in one tier."""
         left = [i for i, n in enumerate(nodes) if self._wanted in (None, n.node_type)]

@@ -1,141 +1,201 @@
 """All clusters that this process knows, and how a request finds its own.
 
 Decides whether two sets of contact points mean the same cluster, so that its connections are
-counted together. Looks up the nodes before the first connection to a cluster: once, however many
-threads ask at the same time. Forgets everything in a forked child, which has no connections.
+counted together. Has the nodes looked up before the first connection to a cluster: once, however
+many ask at the same time, in a thread that threads and event loops can wait for alike. Forgets
+everything in a forked child, which has no connections.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import errors
 
-from . import discovery
-from .cluster import (
-    DISCOVERY_TIMEOUT,
-    Cluster,
-    ClusterInfo,
-    Contact,
-    Unreachable,
-    at_endpoint,
-    describe,
-)
+from . import dialing
+from .candidates import ControlSource, Unreachable, again
+from .cluster import Cluster, ClusterInfo
+from .dialing import HEDGE_DELAY
 from .discovery import NodeRecord, NoDiscovery
-from .faults import Fault, classify
-from .params import Properties, split
+from .request import Contact, Request, request_of
+from .upkeep import FIRST_RETRY, Listing, list_nodes
 
 logger = logging.getLogger("ybsmart")
 
+LOOK_TIMEOUT = 15.0  # seconds to reach a server for the first list; `connect_timeout` if shorter
+
 
 class _Entry:
-    """What is known of one set of contact points.
-
-    `gate` is held by the one caller who looks; the others wait for it, as they have nothing else
-    to go by. The remaining fields are written under it.
-    """
+    """What is known of one set of contact points. Its fields are written under `_lock`."""
 
     def __init__(self) -> None:
-        self.gate = threading.Lock()
         self.cluster: Cluster | None = None
-        self.plain_since: float | None = None  # when it was found to have no yb_servers()
-        self.attempts = 0
-        self.failure: Unreachable | None = None
+        self.plain_until: float | None = None  # has no node list; look again at that time
+        self.excuse: NoDiscovery | None = None  # why it has none
+        self.look: _Look | None = None  # under way
 
 
-_lock = threading.Lock()  # guards the two below
+class _Look:
+    """The first look at a cluster, for all who ask at the same time."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.failure: BaseException | None = None
+        self.done: Future[None] = Future()
+        self.done.set_running_or_notify_cancel()  # nobody's cancellation ends it for the others
+
+    def check(self, request: Request) -> None:
+        """Raise why it failed, unless that is due to the credentials of somebody else."""
+        if not self.done.done():
+            raise errors.ConnectionTimeout(
+                "connection timeout expired before any host had answered"
+            )
+        if isinstance(self.failure, Unreachable) or self.request is request:
+            if isinstance(self.failure, psycopg.Error):
+                # Many may raise it, each with a traceback of its own.
+                raise again(self.failure) from self.failure.__cause__
+            if self.failure is not None:
+                raise self.failure
+
+
+_lock = threading.Lock()  # guards the two below, and the entries
 _entries: dict[Contact, _Entry] = {}
 _clusters: list[Cluster] = []
 
 
-def find(params: Mapping[str, Any], properties: Properties) -> Cluster | None:
-    """The cluster that the parameters lead to. None: a server without `yb_servers()`.
+def find(request: Request, deadline: float) -> Cluster | None:
+    """The cluster that a request leads to, its list of nodes as fresh as the request wants it.
 
-    The first time it asks the configured hosts, in order. Raises `psycopg.OperationalError` with
-    each host's reason when none can be reached, and a refusal by the first that answers as it is.
+    None: a server without `yb_servers()`. Waits for the first look, until `deadline` (of the
+    monotonic clock). Raises `psycopg.OperationalError` with each host's reason when none can be
+    reached, and a refusal by the first that answers as it is.
     """
-    contact = Contact.of(params)
+    looked = False
+    while isinstance(found := _find(request), _Look):
+        concurrent.futures.wait([found.done], max(0.0, deadline - time.monotonic()))
+        found.check(request)
+        looked = True
+    if found is not None and not looked and (refresh := _refresh(found, request)) is not None:
+        concurrent.futures.wait([refresh], HEDGE_DELAY)
+    return found
+
+
+async def find_async(request: Request, deadline: float) -> Cluster | None:
+    """As `find`, without blocking the event loop."""
+    looked = False
+    while isinstance(found := _find(request), _Look):
+        await _wait(found.done, max(0.0, deadline - time.monotonic()))
+        found.check(request)
+        looked = True
+    if found is not None and not looked and (refresh := _refresh(found, request)) is not None:
+        await _wait(refresh, HEDGE_DELAY)
+    return found
+
+
+async def _wait(future: Future[None], timeout: float) -> None:
+    await asyncio.wait([asyncio.wrap_future(future)], timeout=timeout)
+
+
+def _refresh(cluster: Cluster, request: Request) -> Future[None] | None:
+    """Have the list refreshed if it is time; return what to wait for, if anything.
+
+    Whoever wants the list as it is before each connection waits a moment for it, in which a
+    server that is well answers, and one that is not does not hold anybody up.
+    """
+    interval = request.properties.refresh_interval
+    refresh = cluster.upkeep.refresh_if_due(interval, request)
+    return refresh if interval == 0 else None
+
+
+def _find(request: Request) -> Cluster | _Look | None:
+    """The cluster, None if it is no cluster, or the look that has to be waited for."""
+    entry = _entries.get(request.contact)
+    if entry is not None and entry.cluster is not None:
+        return entry.cluster
     with _lock:
-        entry = _entries.setdefault(contact, _Entry())
-    if entry.cluster is not None:
-        return entry.cluster
-    seen = entry.attempts
-    if _is_plain(entry, properties):
-        return None
-    with entry.gate:
-        if entry.cluster is not None or _is_plain(entry, properties):
+        entry = _entries.setdefault(request.contact, _Entry())
+        if entry.cluster is not None:
             return entry.cluster
-        if entry.attempts > seen and entry.failure is not None:
-            # Somebody looked while this caller waited; looking again at once would make every
-            # one in the line wait for the same hosts in turn.
-            raise Unreachable.again(entry.failure)
-        _look(entry, contact, params)
-        return entry.cluster
+        plain_until = entry.plain_until
+        look = entry.look
+        if look is None and (plain_until is None or time.monotonic() >= plain_until):
+            look = entry.look = _Look(request)
+            _start(entry, look)
+    if plain_until is None:
+        assert look is not None
+        return look
+    if entry.excuse is not None and not request.properties.policy.may_leave_the_list():
+        raise psycopg.OperationalError(
+            f"the nodes are not known ({entry.excuse}), and load_balance="
+            f"{request.properties.policy.mode} allows no other"
+        )
+    return None
 
 
-def _is_plain(entry: _Entry, properties: Properties) -> bool:
-    since = entry.plain_since
-    return since is not None and time.monotonic() - since < properties.refresh_interval
-
-
-def _look(entry: _Entry, contact: Contact, params: Mapping[str, Any]) -> None:
-    """Ask the contact points, the first that answers decides. Caller holds the gate."""
-    reasons: dict[str, BaseException] = {}
-    entry.failure = None
+def _start(entry: _Entry, look: _Look) -> None:
+    thread = threading.Thread(target=_run, args=(entry, look), name="ybsmart-refresh", daemon=True)
     try:
-        for endpoint in contact.endpoints():
-            try:
-                records = discovery.ask(at_endpoint(params, endpoint), DISCOVERY_TIMEOUT)
-                if not records:
-                    raise NoDiscovery("yb_servers() lists no node")
-            except NoDiscovery as exc:
-                if entry.plain_since is None:
-                    logger.warning(
-                        "%s cannot list its nodes (%s): connecting without load balancing",
-                        describe(endpoint),
-                        exc,
-                    )
-                entry.plain_since = time.monotonic()
-                return
-            except psycopg.Error as exc:
-                if classify(exc) is Fault.CALLER:
-                    raise
-                reasons[describe(endpoint)] = exc
-            else:
-                entry.cluster = _join(records, params)
-                return
-        entry.failure = Unreachable("no host of the connection string could be reached", reasons)
-        raise entry.failure from list(reasons.values())[-1]
-    finally:
-        entry.attempts += 1
+        thread.start()
+    except BaseException:
+        entry.look = None
+        raise
 
 
-def _join(records: list[NodeRecord], params: Mapping[str, Any]) -> Cluster:
+def _run(entry: _Entry, look: _Look) -> None:
+    """Look, and note what comes of it. In a thread of its own."""
+    request = look.request
+    cluster: Cluster | None = None
+    excuse: NoDiscovery | None = None
+    try:
+        listing = list_nodes(ControlSource(request), min(request.timeout, LOOK_TIMEOUT))
+        cluster = _join(listing, request)
+    except NoDiscovery as exc:
+        excuse = exc
+        if entry.plain_until is None:
+            logger.warning("no list of nodes (%s): connecting without load balancing", exc)
+    except BaseException as exc:
+        look.failure = exc
+    with _lock:
+        entry.look = None
+        entry.cluster = cluster
+        if excuse is not None:
+            again_in = request.properties.refresh_interval if excuse.lasting else FIRST_RETRY
+            entry.plain_until = time.monotonic() + again_in
+            entry.excuse = None if excuse.lasting else excuse
+    look.done.set_result(None)
+
+
+def _join(listing: Listing, request: Request) -> Cluster:
     """The cluster of these nodes: one that is known, or a new one."""
+    records = listing.records
     with _lock:
         cluster = next((c for c in _clusters if _is_same(c, records)), None)
+        known = cluster is not None
         if cluster is None:
             cluster = Cluster()
-            cluster.learn(records, params)
+            cluster.learn(records, listing.ways_in, request)
             _clusters.append(cluster)
-            return cluster
-    cluster.learn(records, params)
+    if known:
+        cluster.learn(records, listing.ways_in, request)
     return cluster
 
 
 def _is_same(cluster: Cluster, records: list[NodeRecord]) -> bool:
-    """By the universe's uuid; where servers are too old to have one, by a node in common."""
+    """By the universe's uuid; where a server is too old to know it, by a node in common."""
     universe = records[0].universe_uuid
-    if universe or cluster.universe_uuid:
+    if universe and cluster.universe_uuid:
         return universe == cluster.universe_uuid
-    keys = {host.key for host in cluster.table.hosts()}
-    return any(record.key in keys for record in records)
+    hosts = cluster.table.hosts()
+    keys = {host.key for host in hosts} | {host.info.address for host in hosts if host.listed}
+    return any(record.key in keys or record.address in keys for record in records)
 
 
 # Reports
@@ -157,8 +217,9 @@ def connection_counts(conninfo: str | None = None, **kwargs: Any) -> dict[str, i
     with _lock:
         known = list(_clusters)
     if conninfo is not None or kwargs:
-        _, rest, libpq = split(conninfo or "", kwargs)
-        entry = _entries.get(Contact.of(conninfo_to_dict(rest, **libpq)))
+        # Whose cluster it is does not depend on whether this request would be balanced.
+        request = request_of(conninfo or "", {**kwargs, "load_balance": True})
+        entry = _entries.get(request.contact)
         known = [entry.cluster] if entry is not None and entry.cluster is not None else []
     counts: dict[str, int] = {}
     for cluster in known:
@@ -175,6 +236,7 @@ def forget() -> None:
     _lock = threading.Lock()
     _entries.clear()
     _clusters.clear()
+    dialing.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import threading
+import selectors
 import warnings
 
 import psycopg
@@ -14,6 +14,7 @@ import pytest
 import ybsmart
 from tests.api.support import by_node, by_server, in_threads
 from ybsmart import registry
+from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
 
 # The examples of YugabyteDB's documentation, in Python
@@ -125,10 +126,9 @@ def test_a_new_node_gets_its_share_after_a_refresh(own_cluster: LocalCluster) ->
     own_cluster.add("aws.us-west.us-west-2b")
     (cluster,) = registry._clusters
 
-    cluster.refresh_if_due(0, psycopg.conninfo.conninfo_to_dict(own_cluster.conninfo()))
-    for thread in threading.enumerate():
-        if thread.name == "ybsmart-refresh":
-            thread.join()
+    refresh = cluster.upkeep.refresh_if_due(0, request_of(url, {}))
+    assert refresh is not None
+    refresh.result(30)
     connections += [ybsmart.connect(url) for _ in range(9)]
 
     assert sorted(by_node(own_cluster)) == [4, 4, 5, 5]
@@ -323,7 +323,7 @@ def test_an_interrupted_connect_returns_its_place(
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(psycopg.Connection, "connect", interrupted)
+    monkeypatch.setattr(selectors.DefaultSelector, "select", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ybsmart.connect(balanced)
 

@@ -11,6 +11,7 @@ import pytest
 import ybsmart
 from ybsmart.params import Properties, split
 from ybsmart.placement import MODES
+from ybsmart.request import Request, request_of
 
 # Nothing listens there: an error that comes from it shows that there was traffic.
 NOWHERE = "127.0.0.1:1"
@@ -186,6 +187,52 @@ def test_the_ends_of_a_range_belong_to_it(value: object) -> None:
     found = properties(load_balance=True, yb_servers_refresh_interval=value)
 
     assert found.refresh_interval == float(str(value))
+
+
+@pytest.mark.parametrize("keys", ["a.b.c", "nonsense"])
+def test_without_load_balancing_the_other_properties_are_ignored(keys: str) -> None:
+    found, rest, libpq = split("host=h topology_keys=a", {"topology_keys": keys, "user": "u"})
+
+    assert not found.load_balance
+    assert (rest, libpq) == ("host=h", {"user": "u"})
+
+
+@pytest.mark.parametrize("spelling", ["address_map", "addressMap", "ADDRESS-MAP"])
+def test_an_address_map_is_a_property_like_the_others(spelling: str) -> None:
+    for found in (
+        properties(f"postgresql://h/db?load_balance=true&{spelling}=a:1=b:2"),
+        properties(f"host=h load_balance=true {spelling}='a:1 = b:2'"),
+        properties(load_balance=True, **{spelling: "a:1=b:2"}),
+    ):
+        assert found.address_map.find("a", 1) == ("b", "2")
+
+
+def test_a_list_of_hosts_may_have_a_list_of_ports_of_the_same_length() -> None:
+    request = Request("postgresql://h1:1,h2:2,[::1]:3/db?load_balance=true", {})
+
+    assert request.targets == [("h1", "", "1"), ("h2", "", "2"), ("::1", "", "3")]
+    assert Request("host=a,b port=5 load_balance=true", {}).targets == [
+        ("a", "", "5"),
+        ("b", "", "5"),
+    ]
+    with pytest.raises(psycopg.ProgrammingError, match="3 in host"):
+        Request("host=a,b,c port=1,2 load_balance=true", {})
+
+
+def test_what_is_remembered_of_a_request_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert request_of("host=h", {}) is request_of("host=h", {})
+    assert not request_of("host=h", {}).balanced
+    monkeypatch.setenv("PGLOADBALANCE", "true")
+    assert request_of("host=h", {}).balanced
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "7")
+    assert request_of("host=h", {}).timeout == 7
+    # 1 == True, but only one of them is a value of a property.
+    assert request_of("host=h", {"load_balance": True}).balanced
+    with pytest.raises(ybsmart.InvalidProperty):
+        request_of("host=h", {"load_balance": 1})
+    assert "h" not in repr(request_of("host=h", {"password": "h"})).replace("Request", "")
 
 
 def test_database_url_is_read_when_nothing_else_says_where_to_connect(

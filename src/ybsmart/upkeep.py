@@ -1,0 +1,310 @@
+"""Work on a cluster that no caller should wait for: the node list, and nodes that are down.
+
+Asks for the list and looks whether dead nodes are back, in one thread at a time for each of the
+two, started when there is something to do and ended when there is not. They are daemons that hold
+nothing: a process may end while they run. What they find out is the cluster's to judge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import threading
+import time
+import weakref
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import pq
+
+from . import discovery
+from ._core import hosts
+from .candidates import ControlSource, ProbeSource
+from .dialing import Resolve, Target, dial
+from .discovery import NodeRecord, NoDiscovery
+from .request import Request
+from .waiting import is_address, resolve, run
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+logger = logging.getLogger("ybsmart")
+
+# In seconds.
+CONNECT_TIMEOUT = 5.0  # for the node list, over all servers
+ANSWER_TIMEOUT = 5.0  # of one server, for the node list
+RESOLVE_TIMEOUT = 2.0  # for all names in the list
+PROBE_TIMEOUT = 5.0
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # after a refresh that failed; doubled in between
+
+
+@dataclasses.dataclass
+class Listing:
+    """An answer of a server."""
+
+    records: list[NodeRecord]
+    ways_in: set[str]
+    """The names and the address by which the server was reached."""
+
+
+def list_nodes(source: ControlSource, connect_timeout: float) -> Listing:
+    """Ask one server after the other until one lists the nodes, which need not be the first.
+
+    Raises the caller's own fault as it is, `NoDiscovery` when servers answered but none could
+    tell, and `Unreachable` when none answered.
+    """
+    deadline = time.monotonic() + connect_timeout
+    excuse: NoDiscovery | None = None
+    while True:
+        try:
+            pgconn = run(dial(source, deadline))
+        except psycopg.OperationalError:
+            if excuse is not None:
+                raise excuse from None
+            raise
+        try:
+            records = discovery.ask(pgconn, ANSWER_TIMEOUT)
+            return Listing(_resolved(records), _ways_in(pgconn, source.target))
+        except NoDiscovery as exc:
+            if exc.lasting:
+                raise
+            excuse = exc
+            source.reasons[source.name] = exc
+        except psycopg.OperationalError as exc:
+            source.reasons[source.name] = exc
+        finally:
+            pgconn.finish()
+        deadline = time.monotonic() + connect_timeout
+
+
+def _ways_in(pgconn: pq.abc.PGconn, target: Target | None) -> set[str]:
+    ways = {pgconn.hostaddr.decode()} if pgconn.hostaddr else set()
+    if target is not None:
+        ways |= {target.host, target.hostaddr}
+    return ways - {""}
+
+
+def _resolved(records: list[NodeRecord]) -> list[NodeRecord]:
+    """The records with the addresses of their names, as far as these come in time."""
+    names = {name for r in records for name in (r.host, r.public_ip) if name}
+    found: dict[str, tuple[str, ...]] = {name: (name,) for name in names if is_address(name)}
+    found.update(_look_up(names - found.keys()))
+    return [
+        dataclasses.replace(
+            record,
+            addresses=found.get(record.host, ()),
+            public_addresses=found.get(record.public_ip, ()),
+        )
+        for record in records
+    ]
+
+
+def _look_up(names: set[str]) -> dict[str, tuple[str, ...]]:
+    """Resolve all names at the same time: each of them may take a resolver's time-out."""
+    found: dict[str, tuple[str, ...]] = {}
+
+    def look_up(name: str) -> None:
+        addresses = resolve(Resolve(name, ""))
+        if not isinstance(addresses, OSError):
+            found[name] = tuple(addresses)
+
+    threads = [
+        threading.Thread(target=look_up, args=(name,), name="ybsmart-resolve", daemon=True)
+        for name in names
+    ]
+    deadline = time.monotonic() + RESOLVE_TIMEOUT
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(found)
+
+
+@dataclasses.dataclass
+class _Outage:
+    """A node that is being watched."""
+
+    delay: float  # seconds between looks, by the request that found it down
+    due: float  # time of the next look
+    wait: float  # seconds from there to the one after it
+    error: str
+
+
+class Upkeep:
+    """The background work on one cluster. `_lock` guards the fields below it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster_ref = weakref.ref(cluster)  # a thread keeps no cluster that is forgotten
+        self._lock = threading.Lock()
+        self._refresh: Future[None] | None = None  # under way
+        self._not_before = 0.0  # no refresh before that time of the monotonic clock
+        self._refreshed = time.monotonic()
+        self._retry = 0.0  # seconds after which a failed refresh is repeated; 0 after a success
+        self._outages: dict[hosts.Host, _Outage] = {}
+        self._probing = False
+        self._sooner = threading.Event()  # an outage is due before what the prober waits for
+
+    # The node list
+
+    def refresh_if_due(self, interval: float, request: Request) -> Future[None] | None:
+        """Start a refresh if the list is older than `interval` seconds; return it if it runs.
+
+        The future never fails, and nobody needs to wait for it.
+        """
+        now = time.monotonic()
+        if now < self._not_before or (now - self._refreshed < interval and not self._retry):
+            return self._refresh
+        with self._lock:
+            if self._refresh is not None:
+                return self._refresh
+            future: Future[None] = Future()
+            future.set_running_or_notify_cancel()  # nobody's cancellation ends it for the others
+            self._refresh = future
+        if not _start("ybsmart-refresh", self._run_refresh, future, request):
+            self._end_refresh(future, succeeded=False)
+        return future
+
+    def refresh_soon(self, request: Request) -> None:
+        """Start a refresh, unless the last one was just now."""
+        self.refresh_if_due(FIRST_RETRY, request)
+
+    def _run_refresh(self, future: Future[None], request: Request) -> None:
+        succeeded = False
+        try:
+            succeeded = self._ask(request)
+        except Exception:
+            logger.exception("looking for the nodes failed; keeping the list there is")
+        finally:
+            self._end_refresh(future, succeeded=succeeded)
+
+    def _end_refresh(self, future: Future[None], *, succeeded: bool) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._refreshed = now
+            self._retry = 0.0 if succeeded else min(max(2 * self._retry, FIRST_RETRY), LAST_RETRY)
+            # With some scatter, so that many processes do not come back all at once.
+            self._not_before = now + self._retry * random.uniform(0.8, 1.2)
+            self._refresh = None
+        future.set_result(None)
+
+    def _ask(self, request: Request) -> bool:
+        """Fetch the list: as the latest that was let in, else as the one who asks."""
+        cluster = self._cluster_ref()
+        if cluster is None:
+            return False
+        requests = [r for r in (cluster.request, request) if r is not None]
+        for who in dict.fromkeys(requests):
+            try:
+                listing = list_nodes(ControlSource(who, cluster), CONNECT_TIMEOUT)
+            except (psycopg.Error, NoDiscovery) as exc:
+                reason: Exception = exc
+            else:
+                cluster.learn(listing.records, listing.ways_in, who)
+                return True
+        logger.warning("no server lists the nodes; keeping the list there is: %s", reason)
+        return False
+
+    # Nodes that are down
+
+    def watch(
+        self, host: hosts.Host, delay: float, error: str, *, at_once: bool, passed_over: bool
+    ) -> None:
+        """Look at a node until it is back: at once, or after `delay` seconds."""
+        now = time.monotonic()
+        wait = 0.0 if at_once else delay * random.uniform(1.0, 1.1)
+        with self._lock:
+            outage = self._outages.get(host)
+            if outage is None:
+                outage = self._outages[host] = _Outage(delay, now + wait, delay, error)
+            else:
+                # Those who try it nevertheless, as a last resort, do not make it wait longer.
+                outage.due = min(outage.due, now + wait)
+            outage.error = error
+            start, self._probing = not self._probing, True
+            if passed_over:
+                self._pass_over(host, outage)
+        self._sooner.set()
+        if start and not _start("ybsmart-probe", self._run_probes):
+            with self._lock:
+                self._probing = False
+
+    def look_at(self, moved: list[hosts.Host]) -> None:
+        """Look at once at those that are down: they have another address now."""
+        with self._lock:
+            for host in moved:
+                if (outage := self._outages.get(host)) is not None:
+                    outage.due = time.monotonic()
+        self._sooner.set()
+
+    def is_watching(self, host: hosts.Host) -> bool:
+        return host in self._outages
+
+    def is_watching_any(self) -> bool:
+        return bool(self._outages)
+
+    def is_back(self, host: hosts.Host) -> None:
+        """Take the node into service, and look no more."""
+        # In one step, or somebody who finds it down meanwhile would have nobody watch it.
+        with self._lock:
+            self._outages.pop(host, None)
+            cluster = self._cluster_ref()
+            if cluster is not None:
+                cluster.table.mark_up(host)
+
+    def _pass_over(self, host: hosts.Host, outage: _Outage) -> None:
+        # Until the look at it is over. Should there be no look, callers will try it themselves.
+        until = max(outage.due, time.monotonic()) + PROBE_TIMEOUT + 1.0
+        cluster = self._cluster_ref()
+        if cluster is not None:
+            cluster.table.mark_down(host, until, outage.error)
+
+    def _run_probes(self) -> None:
+        while True:
+            with self._lock:
+                self._outages = {h: o for h, o in self._outages.items() if h.listed}
+                if not self._outages or self._cluster_ref() is None:
+                    self._probing = False
+                    return
+                now = time.monotonic()
+                due = [host for host, outage in self._outages.items() if outage.due <= now]
+                pause = min(outage.due for outage in self._outages.values()) - now
+                self._sooner.clear()
+            if due:
+                self._probe(due)
+            else:
+                self._sooner.wait(pause)
+
+    def _probe(self, due: list[hosts.Host]) -> None:
+        cluster = self._cluster_ref()
+        request = cluster.request if cluster is not None else None
+        dead: dict[hosts.Host, str] = {}
+        if cluster is not None and request is not None:
+            source = ProbeSource(cluster, request, list(due))
+            try:
+                run(dial(source, time.monotonic() + PROBE_TIMEOUT))
+            except psycopg.Error:
+                pass  # as always: a probe has no winner
+            except Exception:
+                logger.exception("looking at nodes that are down failed")
+            dead = source.dead
+        with self._lock:
+            now = time.monotonic()
+            for host in due:
+                outage = self._outages.get(host)
+                if outage is None:
+                    continue
+                outage.error = dead.get(host, outage.error)
+                outage.due = now + outage.wait * random.uniform(0.9, 1.1)
+                outage.wait = min(2 * outage.wait, 4 * outage.delay)
+                self._pass_over(host, outage)
+
+
+def _start(name: str, target: object, *args: object) -> bool:
+    """Start a daemon thread; False where there can be no more, as when the process ends."""
+    try:
+        threading.Thread(target=target, args=args, name=name, daemon=True).start()  # type: ignore[arg-type]
+    except RuntimeError:
+        return False
+    return True
