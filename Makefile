@@ -49,7 +49,7 @@ demo: $(PACKAGE)
 	@$(BIN)/ybsmart demo $(ARGS)
 
 # Tests that do not depend on what YBSMART_IMPL says, or take both builds by themselves.
-ONCE := tests/core tests/packaging
+ONCE := tests/core tests/packaging tests/cluster tests/demo
 
 # Twice, because the package runs on either core: first what goes through its interface, on the
 # pure one; then everything, on the compiled one.

@@ -14,8 +14,8 @@ the garbage collector may run it inside any critical section, this table's own i
 from __future__ import annotations
 
 from collections import deque
-from weakref import WeakValueDictionary
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     import cython
@@ -186,7 +186,9 @@ class HostTable:
             host._listed = host._key in hosts
         self._known.update(hosts)
         with cython.critical_section(self):
-            before, self._listed = self._listed, fresh
+            before = self._listed
+            self._listed = fresh
+        del before  # outside: a host that goes with it is taken out of `_known` by Python code
         return fresh
 
     @cython.cfunc
