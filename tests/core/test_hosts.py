@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -413,15 +414,28 @@ def test_a_missing_host_without_a_count_is_forgotten(core: Any) -> None:
     assert not a.listed
 
 
-def test_a_missing_host_is_forgotten_at_the_first_list_after_its_last_lease(core: Any) -> None:
+def test_a_missing_host_is_forgotten_with_its_last_lease(core: Any) -> None:
     table, (a, b) = make_table(core, "a", "b")
-    lease = table.reserve(((a,),), NOW)
+    leases = [table.reserve(((a,),), NOW), table.reserve(((a,),), NOW)]
     table.update([("b", None)])
 
-    lease.release()
-    table.update([("b", None)])
-
+    leases[0].release()
+    assert table.hosts() == (b, a)
+    leases[1].release()
     assert table.hosts() == (b,)
+
+
+def test_a_host_that_nobody_has_any_more_is_a_new_one_when_it_comes_back(core: Any) -> None:
+    table, (a,) = make_table(core, "a")
+    table.mark_down(a, NOW + 1, "down")
+    table.update([])
+    gone = weakref.ref(a)
+
+    del a
+    (again,) = table.update([("a", None)])
+
+    assert gone() is None
+    assert (again.listed, again.down_until, again.count) == (True, 0.0, 0)
 
 
 def test_a_dropped_lease_does_not_keep_a_missing_host(core: Any) -> None:
@@ -544,6 +558,29 @@ def test_nothing_is_miscounted_when_leases_are_dropped_by_a_collector_inside_the
     assert counts(table) == {"a": 0, "b": 0, "c": 0}
 
 
+def test_a_list_may_be_taken_over_while_others_look(core: Any, fast_switching: None) -> None:
+    table, (a, *_) = make_table(core, *"abc")
+    lease = table.reserve(((a,),), NOW)
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            keys = [host.key for host in table.hosts()]
+            assert len(keys) == len(set(keys)), keys
+            assert "a" in keys
+
+    def update() -> None:
+        try:
+            for number in range(2000):
+                listed = [f"host-{number}-{i}" for i in range(number % 7)]
+                table.update([(key, None) for key in (*listed, *"abc"[number % 2 :])])
+        finally:
+            over.set()
+
+    in_threads([look, look, update])
+    assert lease.active
+
+
 def test_a_finaliser_may_release_a_lease_wherever_the_collector_runs(
     core: Any, eager_gc: None
 ) -> None:
@@ -596,16 +633,20 @@ class HostMachine(RuleBasedStateMachine):
             assert [host.key for host in fresh] == listed
             for host in fresh:
                 assert hosts.get(host.key, host) is host
-            hosts.clear()
-            hosts.update((host.key, host) for host in table.hosts())
-        self.counts = {
-            key: self.counts.get(key, 0)
-            for key in {*self.counts, *listed}
-            if key in listed or self.counts[key]
-        }
-        self.down = {key: self.down.get(key, 0.0) for key in self.counts}
-        self.info = {key: info if key in listed else self.info[key] for key in self.counts}
+                hosts[host.key] = host
+        self.info.update((key, info) for key in listed)
         self.listed = listed
+        self.forget()
+
+    def forget(self) -> None:
+        """Hosts that are not listed and have no count are no longer on record."""
+        for key in "abcde":
+            if key in self.listed:
+                self.counts.setdefault(key, 0)
+                self.down.setdefault(key, 0.0)
+            elif not self.counts.get(key):
+                for known in (self.counts, self.down, self.info, *self.hosts):
+                    known.pop(key, None)
 
     @rule(tiers=st.lists(st.sets(keys), max_size=3), tried=st.none() | st.sets(keys))
     def reserve(self, tiers: list[set[str]], tried: set[str] | None) -> None:
@@ -643,12 +684,15 @@ class HostMachine(RuleBasedStateMachine):
     def drop(self, data: st.DataObject) -> None:
         if self.leases:
             which = data.draw(st.integers(0, len(self.leases) - 1))
-            self.count_off(self.leases.pop(which)[0])
+            key, leases = self.leases.pop(which)
+            del leases
+            for table in self.tables:
+                table.hosts()  # takes notice
+            self.count_off(key)
 
     def count_off(self, key: str) -> None:
         self.counts[key] -= 1
-        if not self.counts[key] and key not in self.listed:
-            del self.counts[key], self.info[key], self.down[key]
+        self.forget()
 
     @rule(key=keys, seconds=st.integers(-5, 5))
     def mark_down(self, key: str, seconds: int) -> None:

@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 
 from tests.core.shell import (
+    IDLE,
+    IN_TRANSACTION,
     Actor,
     Closed,
     Conn,
     Interrupt,
+    NotLent,
     StoppingSection,
     TimedOut,
     make_shell,
@@ -64,6 +67,7 @@ class World:
         self.others: list[Actor] = []  # who go on afterwards
         self.held: list[Conn] = []
         self.expected: tuple[type[BaseException], ...] = ()  # errors of requests
+        self.returning: list[Actor] = []  # the same connection, so that one is to be refused
         self.queued: list[Any] = []  # waiters by arrival
         self.parked: list[Any] = []
         self.conn: Conn
@@ -99,27 +103,22 @@ class World:
         if self.pool.waiting_count - waiting + settled > 0 and actor.waiter not in self.queued:
             self.note_arrival(actor)
             after.append(actor.waiter.state)
-        if "granted" in after and "granted" not in before:
-            first = next(i for i, state in enumerate(after) if state in ("granted", "waiting"))
-            assert after[first] == "granted", "granted to another than the first"
-        self.look(before, after)
-        if actor.ended and actor.error is not None:
-            assert actor in self.others, f"{actor!r}: {actor.error!r}"
-            assert isinstance(actor.error, self.expected), f"{actor!r}: {actor.error!r}"
-
-    def look(self, before: list[str], after: list[str]) -> None:
         self.pool.check()
-        granted = [
-            i
-            for i, state in enumerate(after)
-            if state == "granted" and (i >= len(before) or before[i] == "waiting")
-        ]
+        granted = [i for i, state in enumerate(after) if state == "granted"]
         for i in granted:
-            assert "waiting" not in after[:i], "granted to another than the first"
+            if i >= len(before) or before[i] == "waiting":
+                assert "waiting" not in after[:i], "granted to another than the first"
+        if actor.ended and actor.error is not None:
+            expected = self.expected if actor in self.others else ()
+            if actor in self.returning:
+                expected = (NotLent,)
+            assert isinstance(actor.error, expected), f"{actor!r}: {actor.error!r}"
 
     def finish(self) -> None:
         """Let everybody come to an end. Then nothing is missing and nothing there twice."""
         pool = self.pool
+        if self.returning:
+            assert [actor.error is None for actor in self.returning].count(True) == 1
         for actor in self.actors:
             assert actor.ended or actor in self.others, f"{actor!r} is stuck"
         while True:
@@ -317,10 +316,30 @@ def test_nothing_is_lost_in_any_order_of_two(
 
 @pytest.mark.parametrize(("situation", "kinds"), scenarios(3))
 def test_nothing_is_lost_in_any_order_of_three(
-    core: Any, situation: str, kinds: tuple[str, ...]
+    core: Any, stress_seconds: float, situation: str, kinds: tuple[str, ...]
 ) -> None:
     make, _ = SITUATIONS[situation]
-    # In the pure build there are hundreds of thousands; almost every race needs two switches.
-    preemptions = 2 if core.name == "python" else None
+    # There are hundreds of thousands in the pure build, and no race that two cannot show has yet
+    # needed more than one or two of these.
+    preemptions = None if core.name == "c" else 1 if stress_seconds < 10 else 2
 
     assert sum(1 for _ in orders(lambda: make(core, kinds), preemptions)) > 5
+
+
+# Not with a newcomer in between, who would be the one that a second return takes it from: nothing
+# about the connection tells the two holders apart.
+@pytest.mark.parametrize("kinds", [(), ("close",), ("new",), ("failed opening",)])
+@pytest.mark.parametrize("second", ["return", "discard"])
+@pytest.mark.parametrize("status", [IDLE, IN_TRANSACTION], ids=["idle", "in transaction"])
+def test_of_two_who_return_the_same_connection_one_is_refused_in_any_order(
+    core: Any, status: int, second: str, kinds: tuple[str, ...]
+) -> None:
+    def make() -> World:
+        world = calm(core, ("return", *kinds))
+        world.conn.pgconn.transaction_status = status
+        world.held.append(world.conn)  # for the second to take
+        act(world, second)
+        world.returning = [world.actors[0], world.actors[-1]]
+        return world
+
+    assert sum(1 for _ in orders(make)) > 1

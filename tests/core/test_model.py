@@ -71,7 +71,7 @@ class Model:
     def take_alive(self) -> int | None:
         while (conn := self.take()) is not None:
             since, node = self.idle_since[conn], self.node[conn]
-            if self.now - since <= CHECK_AFTER and since >= self.suspect_since.get(node, 0):
+            if self.now - since <= CHECK_AFTER and since > self.suspect_since.get(node, -1):
                 break
             self.looked_at.append(conn)
             if conn not in self.dead:
