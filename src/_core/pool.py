@@ -1,9 +1,9 @@
 """The state of a pool: which connections are idle or lent, who waits, what has to be opened.
 
 Decides: which idle connection is lent (of the node with the fewest in use, the one returned last),
-who gets a connection that is returned or new (the waiter that came first, never a newcomer), and
-when another must be opened. It does so in critical sections that are over in a few dozen
-machine instructions.
+who gets a connection that is returned or new (the waiter that came first, never a newcomer), when
+another must be opened, and when one has served long enough. It does so in critical sections that
+are over in a few dozen machine instructions.
 
 Never: connects, closes, sleeps, logs, raises an error of the package's own. What has to be done
 about a decision is done by the subclass, through the hooks at the end of `PoolCore`, and outside
@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import cython
-
-    from ._shim import monotonic
 else:
     from ybsmart._core import _shim as cython
-    from ybsmart._core._shim import monotonic
+
+if cython.compiled:
+    from cython.cimports.cpython.pythread import PyThread_get_thread_ident as get_ident
+    from cython.cimports.cpython.time import monotonic
+else:
+    from ybsmart._core._shim import get_ident, monotonic
 
 
 WAITING = "waiting"
@@ -49,12 +52,22 @@ class Waiter:
     once only. Both are the shell's.
     """
 
-    __slots__ = ("_in_queue", "_next", "_outcome", "_parked_on", "_previous", "_state", "_wake")
+    __slots__ = (
+        "_in_queue",
+        "_next",
+        "_outcome",
+        "_parked_on",
+        "_previous",
+        "_state",
+        "_thread",
+        "_wake",
+    )
 
     _wake: object
     _parked_on: object
     _state: str
     _outcome: object
+    _thread: cython.ulonglong
     _in_queue: cython.bint
     _previous: Waiter
     _next: Waiter
@@ -64,6 +77,7 @@ class Waiter:
         self._parked_on = parked_on
         self._state = WAITING
         self._outcome = None
+        self._thread = get_ident()
         self._in_queue = False
         self._previous = None  # type: ignore[assignment]
         self._next = None  # type: ignore[assignment]
@@ -85,6 +99,11 @@ class Waiter:
     def outcome(self) -> Any:
         """What was granted, or the error it failed with."""
         return self._outcome
+
+    @property
+    def thread(self) -> int:
+        """The identity of the thread that made it."""
+        return self._thread
 
     def __repr__(self) -> str:
         return f"<Waiter {self._state}>"
@@ -194,25 +213,45 @@ class WaiterQueue:
 class Shelf:
     """The connections of one node: a stack of idle ones, and how many are lent."""
 
-    __slots__ = ("_idle", "_key", "_lent", "_suspect_since", "_top")
+    __slots__ = (
+        "_bottom",
+        "_generation",
+        "_idle",
+        "_key",
+        "_label",
+        "_lent",
+        "_suspect_since",
+        "_top",
+    )
 
     _key: str
+    _label: str
     _top: Slot
+    _bottom: Slot
     _idle: cython.Py_ssize_t
     _lent: cython.Py_ssize_t
+    _generation: cython.Py_ssize_t  # connections of an earlier one are closed when they come back
     _suspect_since: cython.double
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, label: str) -> None:
         self._key = key
+        self._label = label
         self._top = None  # type: ignore[assignment]
+        self._bottom = None  # type: ignore[assignment]
         self._idle = 0
         self._lent = 0
+        self._generation = 0
         self._suspect_since = 0.0
 
     @property
     def key(self) -> str:
         """The node's identity, as the shell gave it."""
         return self._key
+
+    @property
+    def label(self) -> str:
+        """The node's name for people."""
+        return self._label
 
     @property
     def idle(self) -> int:
@@ -223,7 +262,7 @@ class Shelf:
         return self._lent
 
     def __repr__(self) -> str:
-        return f"<Shelf {self._key} idle={self._idle} lent={self._lent}>"
+        return f"<Shelf {self._label} idle={self._idle} lent={self._lent}>"
 
 
 @cython.final
@@ -238,12 +277,19 @@ class Slot:
     __slots__ = (
         "_below",
         "_conn",
+        "_fresh_until",
+        "_generation",
+        "_holder",
         "_idle_since",
         "_lent",
+        "_lent_at",
+        "_note",
         "_pgconn",
         "_pool",
+        "_retire_at",
         "_retired",
         "_shelf",
+        "_uses_left",
         "_watch",
     )
 
@@ -252,25 +298,62 @@ class Slot:
     _conn: object
     _pgconn: object
     _watch: object
+    _note: object
     _below: Slot
     _idle_since: cython.double
+    _fresh_until: cython.double  # idle for longer, it is looked at before it is lent
+    _retire_at: cython.double
+    _lent_at: cython.double
+    _holder: cython.ulonglong
+    _uses_left: cython.Py_ssize_t  # below zero: no limit
+    _generation: cython.Py_ssize_t
     _lent: cython.bint
     _retired: cython.bint
 
-    def __init__(self, pool: PoolCore, conn: Any, shelf: Shelf) -> None:
+    def __init__(self, pool: PoolCore, conn: Any, shelf: Shelf, retire_at: cython.double) -> None:
         self._pool = pool
         self._shelf = shelf
         self._conn = conn
         self._pgconn = conn.pgconn
         self._watch = weakref.ref(conn, self._dropped)
+        self._note = None
         self._below = None  # type: ignore[assignment]
         self._idle_since = 0.0
+        self._fresh_until = 0.0
+        self._retire_at = retire_at
+        self._lent_at = 0.0
+        self._holder = 0
+        self._uses_left = pool._max_uses
+        self._generation = shelf._generation
         self._lent = False
         self._retired = False
 
     @property
     def shelf(self) -> Shelf:
         return self._shelf
+
+    @property
+    def lent(self) -> bool:
+        return self._lent and not self._retired
+
+    @property
+    def lent_at(self) -> float:
+        """The clock's time when it was lent last."""
+        return self._lent_at
+
+    @property
+    def holder(self) -> int:
+        """The identity of the thread that it was lent to; 0 on the way from one to the next."""
+        return self._holder
+
+    @property
+    def note(self) -> Any:
+        """The shell's, about the present loan."""
+        return self._note
+
+    @note.setter
+    def note(self, note: Any) -> None:
+        self._note = note
 
     def _dropped(self, _: object) -> None:
         # Called by the garbage collector, so possibly inside a critical section of this very
@@ -280,7 +363,7 @@ class Slot:
 
     def __repr__(self) -> str:
         state = "retired" if self._retired else "lent" if self._lent else "idle"
-        return f"<Slot {state} on {self._shelf.key}>"
+        return f"<Slot {state} on {self._shelf.label}>"
 
 
 @cython.final
@@ -337,7 +420,15 @@ class Checkout:
             if self._settle and not self._pool._is_idle(conn.pgconn):
                 conn.__exit__(exc_type, exc, traceback)
         finally:
-            self._pool.putconn(conn)
+            self._pool._return(conn, False, exc)
+
+
+# Why a connection is closed: what `_unfit` finds, as indices.
+REASONS = ("", "closed", "lifetime", "uses", "evict", "resize", "idle")
+_CLOSED, _LIFETIME, _USES, _EVICT, _RESIZE, _IDLE = 1, 2, 3, 4, 5, 6
+
+# Whom the shell's `_notify` tells: bits of `_listening`.
+ON_ACQUIRE, ON_RELEASE = 1, 2
 
 
 @cython.cclass
@@ -345,92 +436,160 @@ class PoolCore:
     """State and fast path of a pool. Subclassed by the shell, which supplies the hooks.
 
     Guarded by its own critical section: all attributes below, those of its shelves and slots, and
-    the queue. "Caller holds the section" marks the helpers that rely on it.
+    the queue. "Caller holds the section" marks the helpers that rely on it. Times are seconds of
+    the monotonic clock.
     """
 
     __slots__ = (
         "_check_after",
         "_closing",
+        "_connect_after",
+        "_connect_limit",
         "_connecting",
         "_guard",
         "_idle",
         "_idle_status",
         "_leaked",
         "_lent",
+        "_lifo",
+        "_listening",
         "_max_connecting",
+        "_max_idle",
         "_max_size",
+        "_max_uses",
+        "_min_size",
         "_openings",
         "_queue",
+        "_queued_num",
+        "_refilling",
+        "_requests_num",
+        "_retrying",
         "_shelves",
+        "_slots",
+        "_squeezed_to",
+        "_squeezed_until",
         "_total",
+        "_tracing",
         "_turn",
+        "_usage",
+        "_usage_buckets",
+        "_vetting",
+        "_wait",
+        "_wait_buckets",
         "_waiting",
+        "_watched",
+        "_washing",
     )
 
     _guard: object
     _queue: WaiterQueue
     _waiting: cython.Py_ssize_t  # the queue's length, as an integer that the fast path can read
     _shelves: tuple  # type: ignore[type-arg]
+    _slots: set[Slot]  # all that are open
     _openings: Opening  # those under way, linked
     _turn: cython.Py_ssize_t  # the shelf at which the search for the next connection starts
+
     _idle: cython.Py_ssize_t
     _lent: cython.Py_ssize_t
     _connecting: cython.Py_ssize_t
     _total: cython.Py_ssize_t  # idle, lent, connecting, and closing until closed
+    _closing: cython.bint
+
+    _min_size: cython.Py_ssize_t
     _max_size: cython.Py_ssize_t
     _max_connecting: cython.Py_ssize_t
+    _max_uses: cython.Py_ssize_t
+    _max_idle: cython.double
     _check_after: cython.double
-    _closing: cython.bint
+    _lifo: cython.bint
     _idle_status: cython.int
+
+    _connect_limit: cython.Py_ssize_t  # how many may be opened at a time just now
+    _connect_after: cython.double  # and from when on
+    _retrying: cython.bint  # somebody waits to open what may not be opened yet
+    _refilling: cython.bint  # up to the minimum, without anybody asking
+    _squeezed_to: cython.Py_ssize_t  # the maximum while the server has too many clients
+    _squeezed_until: cython.double
+
+    _vetting: cython.bint  # `_vet` is asked before each loan
+    _washing: cython.bint  # `_clean` is asked after each
+    _tracing: cython.bint  # `_trace` is told of each
+    _watched: cython.bint  # `_progressed` is called
+    _listening: cython.int
+
+    _requests_num: cython.longlong
+    _queued_num: cython.longlong
+    _wait: cython.double
+    _usage: cython.double
+    _wait_buckets: cython.longlong[32]
+    _usage_buckets: cython.longlong[32]
     _leaked: deque[Slot]
 
     def __init__(
         self,
+        min_size: cython.Py_ssize_t,
         max_size: cython.Py_ssize_t,
         max_connecting: cython.Py_ssize_t,
+        max_idle: cython.double,
+        max_uses: cython.Py_ssize_t,
         check_after: cython.double,
+        lifo: cython.bint,
         idle_status: cython.int,
     ) -> None:
         """`idle_status`: what `conn.pgconn.transaction_status` is when nothing is open.
-        `check_after`: seconds of idleness after which `_is_alive` is asked before lending."""
+        `check_after`: seconds of idleness after which `_is_alive` is asked before lending.
+        `max_idle`: seconds, infinity for no limit; `max_uses`: loans, -1 for no limit."""
+        self._min_size = min_size
+        self._max_size = max_size
+        self._max_connecting = max_connecting
+        self._max_idle = max_idle
+        self._max_uses = max_uses
+        self._check_after = check_after
+        self._lifo = lifo
+        self._idle_status = idle_status
+        self._listening = 0
+        self._vetting = self._washing = self._tracing = self._watched = False
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        """Begin without connections, waiters or numbers: when new, and in a forked child."""
         if not cython.compiled:
             self._guard = cython.new_guard()
         self._queue = WaiterQueue()
         self._waiting = 0
         self._shelves = ()
+        self._slots = set()
         self._openings = None  # type: ignore[assignment]
         self._turn = 0
-        self._idle = 0
-        self._lent = 0
-        self._connecting = 0
-        self._total = 0
-        self._max_size = max_size
-        self._max_connecting = max_connecting
-        self._check_after = check_after
+        self._idle = self._lent = self._connecting = self._total = 0
         self._closing = False
-        self._idle_status = idle_status
+        self._connect_limit = self._max_connecting
+        self._connect_after = 0.0
+        self._refilling = self._retrying = False
+        self._squeezed_to = 0
+        self._squeezed_until = 0.0
         self._leaked = deque()
+        if not cython.compiled:
+            self._wait_buckets = [0] * 32  # type: ignore[assignment]
+            self._usage_buckets = [0] * 32  # type: ignore[assignment]
+        self._reset_numbers()
 
     # What the pool's users call
 
     def getconn(self, timeout: float | None = None) -> Any:
         slot: Slot = self._take()
-        if slot is not None and self._is_stale(slot):
-            slot = self._first_alive(slot)
+        conn: object
+        if slot is not None and self._needs_look(slot):
+            slot = self._first_fit(slot)
         if slot is None:
             slot = self._queue_up(timeout)
-        return self._lend(slot)
+        conn = self._lend(slot)
+        if self._vetting:
+            conn = self._first_vetted(slot, conn, timeout)
+        return conn
 
     def putconn(self, conn: Any, *, discard: bool = False) -> None:
-        slot: Slot = self._slot_of(conn)
-        fit: cython.bint = False
-        try:
-            if not discard:
-                fit = self._is_idle(slot._pgconn) or self._clean(conn)
-        finally:
-            conn._pool = None
-            if not (fit and self._give(slot, conn)):
-                self._retire(slot, conn)
+        self._return(conn, discard, None)
 
     def connection(self, timeout: float | None = None) -> Checkout:
         return Checkout(self, timeout, True)
@@ -455,18 +614,28 @@ class PoolCore:
         """Connections being opened."""
         return self._connecting
 
-    # The fast path
+    @property
+    def min_size(self) -> int:
+        """Connections that are kept open."""
+        return self._min_size
+
+    @property
+    def max_size(self) -> int:
+        """Connections that there may be at most."""
+        return self._max_size
+
+    # Lending
 
     @cython.cfunc
     def _take(self) -> Slot:
         """Take an idle connection off its shelf, or None. Waiters present imply that none is."""
         shelf: Shelf
         best: Shelf
-        slot: Slot
         count: cython.Py_ssize_t
         i: cython.Py_ssize_t
         at: cython.Py_ssize_t
         with cython.critical_section(self):
+            self._requests_num += 1
             if self._idle == 0 or self._closing:
                 return None  # type: ignore[return-value]
             # Fewest lent; among equals each in turn, so that requests which do not overlap
@@ -482,22 +651,35 @@ class PoolCore:
                 if shelf._idle and (best is None or shelf._lent < best._lent):
                     best = shelf
                     self._turn = at
-            slot = best._top
-            best._top = slot._below
-            slot._below = None  # type: ignore[assignment]
-            best._idle -= 1
-            self._idle -= 1
-            best._lent += 1
-            self._lent += 1
-            slot._lent = True
+            return self._unshelve(best, None)
+
+    @cython.cfunc
+    @cython.inline
+    def _unshelve(self, shelf: Shelf, above: Slot | None) -> Slot:
+        """Lend the top slot of the shelf, or the one below `above`. Caller holds the section."""
+        slot: Slot
+        if above is None:
+            slot = shelf._top
+            shelf._top = slot._below
+        else:
+            slot = above._below
+            above._below = slot._below
+        if shelf._bottom is slot:
+            shelf._bottom = above  # type: ignore[assignment]
+        slot._below = None  # type: ignore[assignment]
+        shelf._idle -= 1
+        self._idle -= 1
+        shelf._lent += 1
+        self._lent += 1
+        slot._lent = True
         return slot
 
     @cython.cfunc
     @cython.inline
-    def _is_stale(self, slot: Slot) -> cython.bint:
-        """Whether the connection has been idle for long, or since before its node was in trouble."""
-        since: cython.double = slot._idle_since
-        return since < slot._shelf._suspect_since or monotonic() - since > self._check_after
+    def _needs_look(self, slot: Slot) -> cython.bint:
+        """Whether it has been idle for long, or since before its node was in trouble."""
+        slot._lent_at = monotonic()
+        return slot._lent_at > slot._fresh_until or slot._idle_since < slot._shelf._suspect_since
 
     @cython.cfunc
     @cython.inline
@@ -507,16 +689,104 @@ class PoolCore:
         return status == self._idle_status
 
     @cython.cfunc
+    def _first_fit(self, slot: Slot) -> Slot:
+        """The slot if it may still be lent, else another idle one that may."""
+        reason: cython.int
+        while slot is not None and self._needs_look(slot):
+            fit: cython.bint = False
+            cause: object = "lost"
+            try:
+                reason = self._unfit(slot, slot._lent_at)
+                if reason == 0 and slot._lent_at - slot._idle_since >= self._max_idle:
+                    reason = _IDLE if self._total > self._min_size else 0
+                if reason:
+                    cause = REASONS[reason]
+                else:
+                    fit = self._is_alive(slot._conn)
+                    if not fit:
+                        # What ended this one may have ended its siblings.
+                        slot._shelf._suspect_since = monotonic()
+            finally:
+                if not fit:
+                    self._retire(slot, slot._conn, cause)
+            if fit:
+                break
+            slot = self._take_again()
+        return slot
+
+    @cython.cfunc
+    def _take_again(self) -> Slot:
+        """Another idle connection for the same request."""
+        with cython.critical_section(self):
+            self._requests_num -= 1
+        return self._take()
+
+    @cython.cfunc
+    def _first_vetted(self, slot: Slot, conn: Any, timeout: object) -> object:
+        """The connection if the user's check passes, else another one that does."""
+        state: object = None
+        passed: cython.bint
+        while True:
+            passed = False
+            try:
+                # The state goes back and forth, so that the shell need keep none: when to give up.
+                passed, state = self._vet(conn, timeout, state)
+            finally:
+                if not passed:
+                    conn._pool = None
+                    self._retire(slot, conn, "check")
+            if passed:
+                return conn
+            timeout = self._pause(timeout, state)
+            slot = self._take_again()
+            if slot is not None and self._needs_look(slot):
+                slot = self._first_fit(slot)
+            if slot is None:
+                slot = self._queue_up(timeout)
+            conn = self._lend(slot)
+
+    @cython.cfunc
     def _lend(self, slot: Slot) -> object:
         """Hand the connection itself to the caller, who alone has the slot."""
         conn: object = slot._conn
         slot._conn = None
+        slot._holder = get_ident()
+        slot._uses_left -= 1
         try:
             conn._pool = self  # type: ignore[attr-defined]
+            if self._tracing:
+                self._trace(slot)
+            if self._listening & ON_ACQUIRE:
+                self._notify("acquire", conn, None)
         except BaseException:
-            self._retire(slot, conn)
+            self._retire(slot, conn, "error")
             raise
         return conn
+
+    # Taking back
+
+    @cython.cfunc
+    def _return(self, conn: Any, discard: cython.bint, error: object) -> object:
+        """Take a connection back from its holder, whose block ended with `error`."""
+        slot: Slot = self._slot_of(conn)
+        fit: cython.bint = False
+        reason: object = "error"
+        try:
+            if discard:
+                reason = "discard"
+            elif self._is_idle(slot._pgconn) and not self._washing:
+                fit = True
+            else:
+                fit = self._clean(conn)
+            if self._listening & ON_RELEASE:
+                self._notify("release", conn, error)
+        finally:
+            conn._pool = None
+            if fit:
+                reason = self._give(slot, conn)
+            if reason is not None:
+                self._retire(slot, conn, reason)
+        return None
 
     @cython.cfunc
     def _slot_of(self, conn: Any) -> Slot:
@@ -529,35 +799,81 @@ class PoolCore:
         raise self._not_lent(conn)
 
     @cython.cfunc
-    def _give(self, slot: Slot, conn: object) -> cython.bint:
-        """Take a lent connection back and pass it on. False: it is of no more use here."""
+    def _give(self, slot: Slot, conn: object) -> object:
+        """Pass a lent connection on. None if it was; else why it has to be closed."""
         waiter: Waiter = None  # type: ignore[assignment]
-        # Read before the section; the idle time starts now whoever comes first.
-        slot._idle_since = monotonic()
+        reason: cython.int
+        now: cython.double = monotonic()
         with cython.critical_section(self):
-            if self._waiting == 0 and self._closing:
-                return False
-            slot._conn = conn
-            if self._waiting == 0:
-                self._shelve(slot)
-            else:
-                waiter = self._grant(slot)
+            if slot._lent_at:
+                self._usage += now - slot._lent_at
+                self._usage_buckets[_bucket(now - slot._lent_at)] += 1
+                slot._lent_at = 0.0
+            reason = self._unfit(slot, now)
+            slot._holder = 0
+            if reason == 0:
+                slot._conn = conn
+                if self._waiting:
+                    waiter = self._grant(slot)
+                else:
+                    self._shelve(slot, now)
+        if reason:
+            return REASONS[reason]
         if waiter is not None:
             waiter._wake()  # type: ignore[operator]
-        return True
+        return None
+
+    @cython.cfunc
+    def _unfit(self, slot: Slot, now: cython.double) -> cython.int:
+        """Why a slot is not to be lent again, as an index into REASONS; 0 if it is. Caller holds
+        the section, or the slot alone."""
+        if self._closing and self._waiting == 0:
+            return _CLOSED
+        if now >= slot._retire_at:
+            return _LIFETIME
+        if slot._uses_left == 0:
+            return _USES
+        if slot._generation != slot._shelf._generation:
+            return _EVICT
+        if self._total > self._max_size:
+            return _RESIZE
+        return 0
 
     @cython.cfunc
     @cython.inline
-    def _shelve(self, slot: Slot) -> object:
+    def _shelve(self, slot: Slot, now: cython.double) -> object:
         """Make a lent slot idle. Caller holds the section."""
         shelf: Shelf = slot._shelf
+        fresh: cython.double = self._check_after
+        if self._max_idle < fresh:
+            fresh = self._max_idle
+        fresh += now
+        if slot._retire_at < fresh:
+            fresh = slot._retire_at
+        slot._fresh_until = fresh
+        slot._idle_since = now
         slot._lent = False
-        slot._below = shelf._top
-        shelf._top = slot
+        if shelf._top is None:
+            shelf._top = shelf._bottom = slot
+        elif self._lifo:
+            slot._below = shelf._top
+            shelf._top = slot
+        else:
+            shelf._bottom._below = slot
+            shelf._bottom = slot
         shelf._idle += 1
         shelf._lent -= 1
         self._idle += 1
         self._lent -= 1
+        return None
+
+    @cython.cfunc
+    def _pass(self, slot: Slot) -> object:
+        """Pass a lent connection on that the caller was not to have after all."""
+        conn: object = slot._conn
+        reason = self._give(slot, conn)
+        if reason is not None:
+            self._retire(slot, conn, reason)
         return None
 
     # The queue
@@ -566,15 +882,34 @@ class PoolCore:
     def _queue_up(self, timeout: object) -> Slot:
         """Wait, through the hooks, until the waiter is settled."""
         waiter: Waiter = self._new_waiter(timeout)
+        slot: Slot
+        opening: Opening
+        started: cython.double = monotonic()
         try:
-            self._begin(self._enqueue(waiter))
+            opening = self._enqueue(waiter)
+            if opening is not None:
+                self._begin(opening)
+            elif self._connect_after or self._squeezed_until:
+                self._retry_later()
             self._sleep(waiter, timeout)
         except BaseException:
+            self._count_wait(monotonic() - started)
             self._abandon(waiter)
             raise
+        self._count_wait(monotonic() - started)
         if waiter._state is FAILED:
             raise waiter._outcome  # type: ignore[misc]
-        return waiter._outcome  # type: ignore[return-value]
+        slot = waiter._outcome  # type: ignore[assignment]
+        slot._lent_at = monotonic()
+        return slot
+
+    @cython.cfunc
+    def _count_wait(self, seconds: cython.double) -> object:
+        with cython.critical_section(self):
+            self._queued_num += 1
+            self._wait += seconds
+            self._wait_buckets[_bucket(seconds)] += 1
+        return None
 
     @cython.cfunc
     def _enqueue(self, waiter: Waiter) -> Opening:
@@ -583,7 +918,7 @@ class PoolCore:
         slot: Slot
         refused: cython.bint
         self._collect_leaked()
-        slot = self._take()  # one may have come back since the caller looked
+        slot = self._take_again()  # one may have come back since the caller looked
         with cython.critical_section(self):
             refused = self._closing
             if not refused:
@@ -598,14 +933,6 @@ class PoolCore:
             raise self._closed_error()
         with cython.critical_section(self):
             return self._next_opening(spare)
-
-    @cython.cfunc
-    def _pass(self, slot: Slot) -> object:
-        """Pass a lent connection on that the caller was not to have after all."""
-        conn: object = slot._conn
-        if not self._give(slot, conn):
-            self._retire(slot, conn)
-        return None
 
     @cython.cfunc
     def _grant(self, slot: Slot) -> Waiter:
@@ -641,21 +968,36 @@ class PoolCore:
         waiter._wake()  # type: ignore[operator]
         return True
 
-    # Opening and closing
+    def _waiters(self) -> list[Waiter]:
+        """Who waits, in order. For reports."""
+        waiters: list[Waiter] = [None] * (self._waiting + 8)  # type: ignore[list-item]
+        waiter: Waiter
+        i: cython.Py_ssize_t = 0
+        with cython.critical_section(self):
+            waiter = self._queue.first()
+            while waiter is not None and i < len(waiters):
+                waiters[i] = waiter
+                waiter = waiter._next
+                i += 1
+        return waiters[:i]
+
+    # Opening
 
     @cython.cfunc
     def _next_opening(self, spare: Opening) -> Opening:
         """Use `spare` for the first waiter nothing is being opened for, if one may be opened.
 
-        As many are opened at a time as there are waiters, and always for those in front. Caller
-        holds the section.
+        As many are opened at a time as there are waiters, and always for those in front; and as
+        many as the minimum still lacks. Caller holds the section.
         """
-        if (
-            self._waiting <= self._connecting
-            or self._connecting >= self._max_connecting
-            or self._total >= self._max_size
-        ):
+        if not self._lacks():
             return None  # type: ignore[return-value]
+        if self._connect_after or self._squeezed_until:
+            now: cython.double = monotonic()
+            if now < self._connect_after:
+                return None  # type: ignore[return-value]
+            if now < self._squeezed_until and self._total >= self._squeezed_to:
+                return None  # type: ignore[return-value]
         self._connecting += 1
         self._total += 1
         self._assign(spare)
@@ -675,6 +1017,7 @@ class PoolCore:
     def _assign(self, opening: Opening) -> object:
         """Give the opening to the first waiter without one. Caller holds the section."""
         waiter: Waiter = self._queue.first()
+        opening._owner = None  # type: ignore[assignment]
         while waiter is not None and self._opening_of(waiter) is not None:
             waiter = waiter._next
         opening._owner = waiter
@@ -717,26 +1060,48 @@ class PoolCore:
                 self._open(opening)
             except Exception as exc:
                 # Nobody but the requester is to hear that, say, no thread could be started.
-                opening = self._opening_failed(opening, exc)
+                opening = self._opening_failed(opening, exc, 0.0, True)
             except BaseException as exc:
-                self._begin(self._opening_failed(opening, exc))
+                self._begin(self._opening_failed(opening, exc, 0.0, True))
                 raise
             else:
                 break
         return None
 
-    def _opened(self, opening: Opening, conn: Any, key: str) -> Opening | None:
+    def _more(self) -> Opening | None:
+        """What may be opened now, if anything."""
+        spare: Opening = Opening()
+        with cython.critical_section(self):
+            return self._next_opening(spare)
+
+    def _refill(self, on: bool) -> None:
+        """Keep the minimum open from now on, or, until told again, open only what is asked for."""
+        spare: Opening = Opening()
+        following: Opening
+        with cython.critical_section(self):
+            self._refilling = on
+            following = self._next_opening(spare)
+        while following is not None:
+            self._begin(following)
+            following = self._more()  # type: ignore[assignment]
+
+    def _is_refilling(self) -> bool:
+        return self._refilling
+
+    def _opened(
+        self, opening: Opening, conn: Any, key: str, label: str, retire_at: cython.double
+    ) -> Opening | None:
         """Take a new connection, of the node `key`, into the pool: the first waiter gets it.
 
         Return what has to be opened next.
         """
         spare: Opening = Opening()
-        slot: Slot = Slot(self, conn, self._shelf(key))
+        slot: Slot = Slot(self, conn, self._shelf(key, label), retire_at)
         following: Opening
         given_up: cython.bint
-        placed: cython.bint
         conn._pool = None
         conn._ybsmart_slot = slot
+        self._slots.add(slot)
         with cython.critical_section(self):
             given_up = opening._over
             if not given_up:
@@ -744,18 +1109,33 @@ class PoolCore:
                 slot._lent = True
                 slot._shelf._lent += 1
                 self._lent += 1
+                # After an outage a few at a time, and each success allows for more.
+                self._connect_after = 0.0
+                self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
         if given_up:
-            self._close_conn(conn)
+            self._slots.discard(slot)
+            slot._retired = True
+            self._close_conn(conn, "closed")
             return None
-        placed = self._give(slot, conn)
+        self._pass_new(slot, conn)
         with cython.critical_section(self):
             following = self._next_opening(spare)
-        if not placed:
-            self._retire(slot, conn)
+        self._report()
         return following
 
-    def _opening_failed(self, opening: Opening, error: BaseException) -> Opening | None:
-        """Free the place; tell the requester, if it still waits. Return what to open next."""
+    @cython.cfunc
+    def _pass_new(self, slot: Slot, conn: object) -> object:
+        slot._conn = conn
+        self._pass(slot)
+        return None
+
+    def _opening_failed(
+        self, opening: Opening, error: BaseException, delay: cython.double, tell: cython.bint
+    ) -> Opening | None:
+        """Free the place; `tell` the requester, if it still waits. Return what to open next.
+
+        Nothing is opened for `delay` seconds, and then one at a time.
+        """
         spare: Opening = Opening()
         owner: Waiter
         following: Opening
@@ -764,17 +1144,68 @@ class PoolCore:
                 return None
             owner = self._finish(opening)
             self._total -= 1
-            if owner is not None:
+            if delay > 0.0:
+                self._connect_after = monotonic() + delay
+                self._connect_limit = 1
+            if owner is not None and tell:
                 self._queue.fail(owner, error)
                 self._waiting -= 1
             following = self._next_opening(spare)
-        if owner is not None:
+        if owner is not None and tell:
             owner._wake()  # type: ignore[operator]
-        self._report_closing()
+        self._report()
         return following
 
+    def _squeeze(self, seconds: cython.double) -> bool:
+        """The server has too many clients: for a while, make do with those there are. False: there
+        are none."""
+        with cython.critical_section(self):
+            if self._idle + self._lent == 0:
+                return False
+            self._squeezed_to = self._idle + self._lent
+            self._squeezed_until = monotonic() + seconds
+        return True
+
     @cython.cfunc
-    def _retire(self, slot: Slot, conn: object) -> object:
+    def _lacks(self) -> cython.bint:
+        """Whether something is wanted that is not being opened. Caller holds the section."""
+        return (
+            self._waiting > self._connecting
+            or (self._refilling and self._total < self._min_size and not self._closing)
+        ) and (self._connecting < self._connect_limit and self._total < self._max_size)
+
+    def _wait_to_retry(self, go_on: cython.bint) -> float:
+        """Seconds until something that is wanted may be opened; below zero: not for the caller.
+
+        One caller at a time is the one who waits: it has `go_on` from the second call on, and
+        stops being the one when told a time below zero, or by `_retry`.
+        """
+        now: cython.double = monotonic()
+        until: cython.double
+        with cython.critical_section(self):
+            if not self._lacks():
+                if go_on:
+                    self._retrying = False
+                return -1.0
+            if self._retrying and not go_on:
+                return -1.0
+            self._retrying = True
+            until = self._connect_after
+            if self._total >= self._squeezed_to and self._squeezed_until > until:
+                until = self._squeezed_until
+        return max(until - now, 0.0)
+
+    def _retry(self) -> Opening | None:
+        """End the wait to retry; return what may be opened now."""
+        spare: Opening = Opening()
+        with cython.critical_section(self):
+            self._retrying = False
+            return self._next_opening(spare)
+
+    # Closing
+
+    @cython.cfunc
+    def _retire(self, slot: Slot, conn: object, reason: object) -> object:
         """Close a lent connection for good. It counts until it is closed."""
         with cython.critical_section(self):
             if slot._retired:
@@ -782,7 +1213,7 @@ class PoolCore:
             slot._retired = True
             slot._conn = None
         try:
-            self._close_conn(conn)
+            self._close_conn(conn, reason)
         finally:
             self._removed(slot)
         return None
@@ -793,31 +1224,15 @@ class PoolCore:
         spare: Opening = Opening()
         following: Opening
         slot._watch = None  # ends the cycle through its callback
+        self._slots.discard(slot)
         with cython.critical_section(self):
             self._lent -= 1
             slot._shelf._lent -= 1
             self._total -= 1
             following = self._next_opening(spare)
         self._begin(following)
-        self._report_closing()
+        self._report()
         return None
-
-    @cython.cfunc
-    def _first_alive(self, slot: Slot) -> Slot:
-        """The slot if its connection answers for itself, else another idle one that does."""
-        while slot is not None and self._is_stale(slot):
-            alive: cython.bint = False
-            try:
-                alive = self._is_alive(slot._conn)
-            finally:
-                if not alive:
-                    # What ended this one may have ended its siblings.
-                    slot._shelf._suspect_since = monotonic()
-                    self._retire(slot, slot._conn)
-            if alive:
-                break
-            slot = self._take()
-        return slot
 
     def _suspect(self, conn: Any) -> None:
         """Look at every idle connection of this one's node before it is lent again."""
@@ -826,27 +1241,67 @@ class PoolCore:
             mine: Slot = slot
             mine._shelf._suspect_since = monotonic()
 
-    def _retire_idle(self) -> bool:
-        """Close one idle connection of a closing pool. False: there is none."""
-        slot: Slot = None  # type: ignore[assignment]
+    def _evict(self, key: str | None) -> None:
+        """Close all connections, or those of one node: the idle ones now, the others in time."""
         shelf: Shelf
-        with cython.critical_section(self):
-            if self._closing and self._idle:
-                for shelf in self._shelves:
-                    if shelf._idle:
-                        slot = shelf._top
-                        shelf._top = slot._below
-                        slot._below = None  # type: ignore[assignment]
-                        shelf._idle -= 1
-                        shelf._lent += 1
-                        self._idle -= 1
-                        self._lent += 1
-                        slot._lent = True
-                        break
+        for shelf in self.shelves():
+            if key is None or shelf._key == key:
+                with cython.critical_section(self):
+                    shelf._generation += 1
+        self._sweep()
+
+    def _sweep(self) -> int:
+        """Close the idle connections that have been there long enough, the oldest first.
+
+        Return how many.
+        """
+        closed: cython.Py_ssize_t = 0
+        slot: Slot
+        reason: cython.int
+        self._collect_leaked()
+        while True:
+            with cython.critical_section(self):
+                slot = self._oldest_unfit(monotonic())
+                reason = 0
+                if slot is not None:
+                    reason = self._unfit(slot, monotonic()) or _IDLE
+            if slot is None:
+                return closed
+            self._retire(slot, slot._conn, REASONS[reason])
+            closed += 1
+
+    @cython.cfunc
+    def _oldest_unfit(self, now: cython.double) -> Slot:
+        """Lend the idle slot that is to be closed next, or None. Caller holds the section."""
+        shelf: Shelf
+        slot: Slot
+        above: Slot
+        oldest: Slot = None  # type: ignore[assignment]
+        over: Slot = None  # type: ignore[assignment]
+        spare: cython.bint = self._total > self._min_size
+        for shelf in self._shelves:
+            above = None  # type: ignore[assignment]
+            slot = shelf._top
+            while slot is not None:
+                if (self._unfit(slot, now) or (spare and now - slot._idle_since >= self._max_idle)) and (
+                    oldest is None or slot._idle_since < oldest._idle_since
+                ):
+                    oldest, over = slot, above
+                above = slot
+                slot = slot._below
+        if oldest is None:
+            return None  # type: ignore[return-value]
+        return self._unshelve(oldest._shelf, over)
+
+    def _borrow(self) -> Any:
+        """An idle connection for maintenance, to be given back by `putconn`; None if none is."""
+        slot: Slot = self._take_again()
         if slot is None:
-            return False
-        self._retire(slot, slot._conn)
-        return True
+            return None
+        conn: object = slot._conn
+        slot._conn = None
+        slot._lent_at = 0.0
+        return conn
 
     def _is_closing(self) -> bool:
         return self._closing
@@ -860,9 +1315,9 @@ class PoolCore:
         return True
 
     @cython.cfunc
-    def _report_closing(self) -> object:
-        if self._closing:
-            self._closing_progressed()
+    def _report(self) -> object:
+        if self._closing or self._watched:
+            self._progressed()
         return None
 
     @cython.cfunc
@@ -876,12 +1331,13 @@ class PoolCore:
                 break
             slot._retired = True
             self._removed(slot)
+            self._lost_one(slot)
         return None
 
     @cython.cfunc
-    def _shelf(self, key: str) -> Shelf:
+    def _shelf(self, key: str, label: str) -> Shelf:
         """The shelf of a node, made when its first connection comes."""
-        fresh: Shelf = Shelf(key)
+        fresh: Shelf = Shelf(key, label)
         shelf: Shelf
         while True:
             with cython.critical_section(self):
@@ -896,18 +1352,60 @@ class PoolCore:
                     self._shelves = more
                     return fresh
 
-    # For tests and reports
+    # Settings and numbers
+
+    def _set_sizes(self, min_size: cython.Py_ssize_t, max_size: cython.Py_ssize_t) -> None:
+        with cython.critical_section(self):
+            self._min_size = min_size
+            self._max_size = max_size
+
+    def _set_flags(
+        self, vetting: cython.bint, washing: cython.bint, tracing: cython.bint, listening: cython.int
+    ) -> None:
+        """Which hooks are called for each loan; none costs anything while it is off."""
+        self._vetting = vetting
+        self._washing = washing
+        self._tracing = tracing
+        self._listening = listening
+
+    def _watch_progress(self, on: cython.bint) -> None:
+        self._watched = on
+
+    def _reset_numbers(self) -> None:
+        i: cython.Py_ssize_t
+        with cython.critical_section(self):
+            self._requests_num = self._queued_num = 0
+            self._wait = self._usage = 0.0
+            for i in range(32):
+                self._wait_buckets[i] = 0
+                self._usage_buckets[i] = 0
+
+    def numbers(self) -> dict[str, Any]:
+        """What has been counted: requests, times in seconds, and times by power of two of a
+        microsecond (bucket n: below 2**n)."""
+        return {
+            "requests": self._requests_num,
+            "queued": self._queued_num,
+            "wait": self._wait,
+            "usage": self._usage,
+            "wait_buckets": [self._wait_buckets[i] for i in range(32)],
+            "usage_buckets": [self._usage_buckets[i] for i in range(32)],
+        }
 
     def shelves(self) -> tuple[Shelf, ...]:
         """The shelves, one per node that ever had a connection here."""
         with cython.critical_section(self):
             return self._shelves
 
-    def check(self) -> None:
+    def slots(self) -> list[Slot]:
+        """The slots of all connections that are open."""
+        return list(self._slots)
+
+    def check_invariants(self) -> None:
         """Raise if an invariant is broken. For tests; needs a pool at rest."""
         self._collect_leaked()
         problems = []
-        if not 0 <= self._total <= self._max_size:
+        if self._total < 0 or (self._total > self._max_size and self._idle):
             problems.append("0 <= total <= max_size")
         if self._idle + self._lent + self._connecting != self._total:
             problems.append("idle + lent + connecting == total")
@@ -915,6 +1413,8 @@ class PoolCore:
             problems.append("idle == sum of the shelves' idle")
         if self._lent != sum(shelf.lent for shelf in self._shelves):
             problems.append("lent == sum of the shelves' lent")
+        if len(self._slots) != self._idle + self._lent:
+            problems.append("idle + lent == slots")
         if self._waiting != len(self._queue):
             problems.append("waiting == length of the queue")
         if self._waiting and self._idle:
@@ -948,20 +1448,45 @@ class PoolCore:
         """Start to open a connection; `_opened` or `_opening_failed` must follow, and soon."""
         raise NotImplementedError
 
+    def _retry_later(self) -> None:
+        """See to it that somebody goes by `_wait_to_retry`, unless somebody does."""
+        raise NotImplementedError
+
     def _is_alive(self, conn: Any) -> bool:
         """Whether an idle connection still has its server, as far as its socket knows."""
+        raise NotImplementedError
+
+    def _vet(self, conn: Any, timeout: Any, state: Any) -> tuple[bool, Any]:
+        """Run the user's check on a connection about to be lent: whether it passed, and a state
+        to be passed in the next time."""
+        raise NotImplementedError
+
+    def _pause(self, timeout: Any, state: Any) -> Any:
+        """After a failed check: sleep a while; return the time-out that is left, or raise."""
         raise NotImplementedError
 
     def _clean(self, conn: Any) -> bool:
         """Make a returned connection fit for the next user. False: close it instead."""
         raise NotImplementedError
 
-    def _close_conn(self, conn: Any) -> None:
+    def _close_conn(self, conn: Any, reason: Any) -> None:
         """Close a connection; errors are the hook's to deal with."""
         raise NotImplementedError
 
-    def _closing_progressed(self) -> None:
-        """A closing pool has lost a connection, or ended an attempt to open one."""
+    def _trace(self, slot: Any) -> None:
+        """Note where a connection is taken."""
+        raise NotImplementedError
+
+    def _notify(self, event: str, conn: Any, error: Any) -> None:
+        """Call the listeners of an event."""
+        raise NotImplementedError
+
+    def _progressed(self) -> None:
+        """A pool that is closing or waited for has won or lost a connection."""
+        raise NotImplementedError
+
+    def _lost_one(self, slot: Any) -> None:
+        """A lent connection was dropped instead of returned."""
         raise NotImplementedError
 
     def _not_lent(self, conn: Any) -> Exception:
@@ -971,3 +1496,17 @@ class PoolCore:
     def _closed_error(self) -> Exception:
         """The error for a request to a closing pool."""
         raise NotImplementedError
+
+
+@cython.cfunc
+@cython.inline
+def _bucket(seconds: cython.double) -> cython.Py_ssize_t:
+    """The number of bits that a time has in microseconds, 31 at most."""
+    us: cython.longlong = cython.cast(cython.longlong, seconds * 1e6)
+    bits: cython.Py_ssize_t = 0
+    if not cython.compiled:
+        us = int(us)
+    while us > 0 and bits < 31:
+        us >>= 1
+        bits += 1
+    return bits

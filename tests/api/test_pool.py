@@ -226,7 +226,7 @@ def test_a_waiter_takes_a_returned_connection_before_its_own_is_open(
 
 
 def test_a_request_that_times_out_says_so_and_leaves_nothing_behind(pool: ConnectionPool) -> None:
-    held = [pool.getconn() for _ in range(3)]
+    held = [Queued(pool).result() for _ in range(3)]
 
     with pytest.raises(PoolTimeout, match=r"idle 0.*waiting") as caught:
         pool.getconn(timeout=0.05)
@@ -252,7 +252,7 @@ def test_an_interrupt_while_waiting_loses_nothing(pool: ConnectionPool) -> None:
     class Interrupt(BaseException):
         pass
 
-    held = [pool.getconn() for _ in range(3)]
+    held = [Queued(pool).result() for _ in range(3)]
     original = pool._sleep
 
     def interrupted(waiter: Any, timeout: Any) -> None:
