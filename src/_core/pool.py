@@ -281,8 +281,10 @@ class Slot:
         "_generation",
         "_holder",
         "_idle_since",
+        "_in_block",
         "_lent",
         "_lent_at",
+        "_loan",
         "_note",
         "_pgconn",
         "_pool",
@@ -307,6 +309,8 @@ class Slot:
     _holder: cython.ulonglong
     _uses_left: cython.Py_ssize_t  # below zero: no limit
     _generation: cython.Py_ssize_t
+    _loan: cython.longlong  # the number of the present or last one
+    _in_block: cython.bint  # lent through a `Checkout`
     _lent: cython.bint
     _retired: cython.bint
 
@@ -325,6 +329,8 @@ class Slot:
         self._holder = 0
         self._uses_left = pool._max_uses
         self._generation = shelf._generation
+        self._loan = 0
+        self._in_block = False
         self._lent = False
         self._retired = False
 
@@ -393,12 +399,13 @@ class Opening:
 class Checkout:
     """`with` block around one lent connection; what `ConnectionPool.connection` returns."""
 
-    __slots__ = ("_conn", "_pool", "_settle", "_timeout")
+    __slots__ = ("_conn", "_loan", "_pool", "_settle", "_timeout")
 
     _pool: PoolCore
     _timeout: object
     _settle: cython.bint
     _conn: object
+    _loan: cython.longlong
 
     def __init__(self, pool: PoolCore, timeout: object, settle: cython.bint) -> None:
         """`settle`: commit or roll back at the end, as a psycopg connection's own block does."""
@@ -406,21 +413,36 @@ class Checkout:
         self._timeout = timeout
         self._settle = settle
         self._conn = None
+        self._loan = 0
 
     def __enter__(self) -> Any:
         if self._conn is not None:
             raise RuntimeError("this block has been entered already: call connection() for each")
-        self._conn = self._pool.getconn(self._timeout)
-        return self._conn
+        conn: object = self._pool.getconn(self._timeout)
+        slot: Slot = self._pool._slot_of(conn)
+        slot._in_block = True
+        self._loan = slot._loan
+        self._conn = conn
+        return conn
 
     def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
         conn: Any = self._conn
         self._conn = None
+        # Raises, and leaves the connection alone, when it is somebody else's by now, or the
+        # parent process's.
+        slot: Slot = self._pool._slot_of(conn)
+        self._pool._check_loan(slot, conn, self._loan)
+        error: object = exc
         try:
             if self._settle and not self._pool._is_idle(conn.pgconn):
                 conn.__exit__(exc_type, exc, traceback)
+        except BaseException as failure:
+            error = failure
+            raise
         finally:
-            self._pool._return(conn, False, exc)
+            self._pool._check_loan(slot, conn, self._loan)
+            self._pool._return(slot, conn, False, error)
+            error = None  # uncompiled, this frame is in its traceback
 
 
 # Why a connection is closed: what `_unfit` finds, as indices.
@@ -451,14 +473,17 @@ class PoolCore:
         "_idle_status",
         "_leaked",
         "_lent",
+        "_last_opening",
         "_lifo",
         "_listening",
         "_max_connecting",
         "_max_idle",
         "_max_size",
         "_max_uses",
+        "_max_waiting",
         "_min_size",
         "_openings",
+        "_peak",
         "_queue",
         "_queued_num",
         "_refilling",
@@ -468,6 +493,7 @@ class PoolCore:
         "_slots",
         "_squeezed_to",
         "_squeezed_until",
+        "_stagger",
         "_total",
         "_tracing",
         "_turn",
@@ -493,12 +519,14 @@ class PoolCore:
     _lent: cython.Py_ssize_t
     _connecting: cython.Py_ssize_t
     _total: cython.Py_ssize_t  # idle, lent, connecting, and closing until closed
+    _peak: cython.Py_ssize_t  # the most that `_total` has been
     _closing: cython.bint
 
     _min_size: cython.Py_ssize_t
     _max_size: cython.Py_ssize_t
     _max_connecting: cython.Py_ssize_t
     _max_uses: cython.Py_ssize_t
+    _max_waiting: cython.Py_ssize_t
     _max_idle: cython.double
     _check_after: cython.double
     _lifo: cython.bint
@@ -506,6 +534,8 @@ class PoolCore:
 
     _connect_limit: cython.Py_ssize_t  # how many may be opened at a time just now
     _connect_after: cython.double  # and from when on
+    _last_opening: cython.double  # when the last one was begun
+    _stagger: cython.double
     _retrying: cython.bint  # somebody waits to open what may not be opened yet
     _refilling: cython.bint  # up to the minimum, without anybody asking
     _squeezed_to: cython.Py_ssize_t  # the maximum while the server has too many clients
@@ -532,27 +562,35 @@ class PoolCore:
         max_connecting: cython.Py_ssize_t,
         max_idle: cython.double,
         max_uses: cython.Py_ssize_t,
+        max_waiting: cython.Py_ssize_t,
         check_after: cython.double,
+        stagger: cython.double,
         lifo: cython.bint,
         idle_status: cython.int,
     ) -> None:
-        """`idle_status`: what `conn.pgconn.transaction_status` is when nothing is open.
-        `check_after`: seconds of idleness after which `_is_alive` is asked before lending.
-        `max_idle`: seconds, infinity for no limit; `max_uses`: loans, -1 for no limit."""
+        """`max_idle`: seconds, infinity for no limit; `max_uses`: loans, -1 for no limit;
+        `max_waiting`: 0 for no limit. `check_after`: seconds of idleness after which `_is_alive`
+        is asked before lending. `stagger`: seconds between openings while there are connections
+        that may come back first. `idle_status`: what `conn.pgconn.transaction_status` is when
+        nothing is open."""
         self._min_size = min_size
         self._max_size = max_size
         self._max_connecting = max_connecting
         self._max_idle = max_idle
         self._max_uses = max_uses
+        self._max_waiting = max_waiting
         self._check_after = check_after
+        self._stagger = stagger
         self._lifo = lifo
         self._idle_status = idle_status
         self._listening = 0
         self._vetting = self._washing = self._tracing = self._watched = False
+        self._closing = False
         self._start_empty()
 
     def _start_empty(self) -> None:
-        """Begin without connections, waiters or numbers: when new, and in a forked child."""
+        """Begin without connections, waiters or numbers: when new, and in a forked child. A closed
+        pool stays closed."""
         if not cython.compiled:
             self._guard = cython.new_guard()
         self._queue = WaiterQueue()
@@ -561,10 +599,9 @@ class PoolCore:
         self._slots = set()
         self._openings = None  # type: ignore[assignment]
         self._turn = 0
-        self._idle = self._lent = self._connecting = self._total = 0
-        self._closing = False
+        self._idle = self._lent = self._connecting = self._total = self._peak = 0
         self._connect_limit = self._max_connecting
-        self._connect_after = 0.0
+        self._connect_after = self._last_opening = 0.0
         self._refilling = self._retrying = False
         self._squeezed_to = 0
         self._squeezed_until = 0.0
@@ -574,9 +611,18 @@ class PoolCore:
             self._usage_buckets = [0] * 32  # type: ignore[assignment]
         self._reset_numbers()
 
+    def _inheritance(self) -> list[object]:
+        """In a forked child: all that refers to the parent's connections, none of which is on loan
+        here any more. Closing one would end the parent's session, so the caller keeps this."""
+        slot: Slot
+        for slot in self._slots:
+            slot._retired = True
+        return [self._slots, self._shelves, self._queue, self._openings, self._leaked]
+
     # What the pool's users call
 
     def getconn(self, timeout: float | None = None) -> Any:
+        started: cython.double = monotonic() if self._vetting else 0.0
         slot: Slot = self._take()
         conn: object
         if slot is not None and self._needs_look(slot):
@@ -585,11 +631,14 @@ class PoolCore:
             slot = self._queue_up(timeout)
         conn = self._lend(slot)
         if self._vetting:
-            conn = self._first_vetted(slot, conn, timeout)
+            conn = self._first_vetted(slot, conn, timeout, started)
         return conn
 
     def putconn(self, conn: Any, *, discard: bool = False) -> None:
-        self._return(conn, discard, None)
+        slot: Slot = self._slot_of(conn)
+        if slot._in_block:
+            self._check_loan(slot, conn, 0)
+        self._return(slot, conn, discard, None)
 
     def connection(self, timeout: float | None = None) -> Checkout:
         return Checkout(self, timeout, True)
@@ -629,29 +678,32 @@ class PoolCore:
     @cython.cfunc
     def _take(self) -> Slot:
         """Take an idle connection off its shelf, or None. Waiters present imply that none is."""
-        shelf: Shelf
-        best: Shelf
-        count: cython.Py_ssize_t
-        i: cython.Py_ssize_t
-        at: cython.Py_ssize_t
         with cython.critical_section(self):
             self._requests_num += 1
             if self._idle == 0 or self._closing:
                 return None  # type: ignore[return-value]
-            # Fewest lent; among equals each in turn, so that requests which do not overlap
-            # are spread as well.
-            best = None  # type: ignore[assignment]
-            count = len(self._shelves)
-            at = self._turn
-            for i in range(count):
-                if at >= count:
-                    at = 0
-                shelf = self._shelves[at]
-                at += 1
-                if shelf._idle and (best is None or shelf._lent < best._lent):
-                    best = shelf
-                    self._turn = at
-            return self._unshelve(best, None)
+            return self._pick()
+
+    @cython.cfunc
+    @cython.inline
+    def _pick(self) -> Slot:
+        """Lend the idle connection whose turn it is; there is one. Caller holds the section."""
+        shelf: Shelf
+        best: Shelf = None  # type: ignore[assignment]
+        count: cython.Py_ssize_t = len(self._shelves)
+        i: cython.Py_ssize_t
+        at: cython.Py_ssize_t = self._turn
+        # Fewest lent; among equals each in turn, so that requests which do not overlap are spread
+        # as well.
+        for i in range(count):
+            if at >= count:
+                at = 0
+            shelf = self._shelves[at]
+            at += 1
+            if shelf._idle and (best is None or shelf._lent < best._lent):
+                best = shelf
+                self._turn = at
+        return self._unshelve(best, None)
 
     @cython.cfunc
     @cython.inline
@@ -722,27 +774,29 @@ class PoolCore:
         return self._take()
 
     @cython.cfunc
-    def _first_vetted(self, slot: Slot, conn: Any, timeout: object) -> object:
+    def _first_vetted(
+        self, slot: Slot, conn: Any, timeout: object, started: cython.double
+    ) -> object:
         """The connection if the user's check passes, else another one that does."""
-        state: object = None
+        failures: cython.Py_ssize_t = 0
         passed: cython.bint
         while True:
             passed = False
             try:
-                # The state goes back and forth, so that the shell need keep none: when to give up.
-                passed, state = self._vet(conn, timeout, state)
+                passed = self._vet(conn)
             finally:
                 if not passed:
                     conn._pool = None
                     self._retire(slot, conn, "check")
             if passed:
                 return conn
-            timeout = self._pause(timeout, state)
+            left: object = self._pause(timeout, started, failures)
+            failures += 1
             slot = self._take_again()
             if slot is not None and self._needs_look(slot):
                 slot = self._first_fit(slot)
             if slot is None:
-                slot = self._queue_up(timeout)
+                slot = self._queue_up(left)
             conn = self._lend(slot)
 
     @cython.cfunc
@@ -751,6 +805,7 @@ class PoolCore:
         conn: object = slot._conn
         slot._conn = None
         slot._holder = get_ident()
+        slot._loan += 1
         slot._uses_left -= 1
         try:
             conn._pool = self  # type: ignore[attr-defined]
@@ -766,12 +821,27 @@ class PoolCore:
     # Taking back
 
     @cython.cfunc
-    def _return(self, conn: Any, discard: cython.bint, error: object) -> object:
+    def _check_loan(self, slot: Slot, conn: object, loan: cython.longlong) -> object:
+        """Raise unless this is the connection's present loan. Where the caller has no number, 0:
+        what was lent through a block is returned by the thread that took it, if not by the block;
+        another thread means an older loan."""
+        if slot._lent and not slot._retired:
+            if slot._loan == loan or (loan == 0 and slot._holder == get_ident()):
+                return None
+        raise self._not_lent(conn)
+
+    @cython.cfunc
+    def _return(self, slot: Slot, conn: Any, discard: cython.bint, error: object) -> object:
         """Take a connection back from its holder, whose block ended with `error`."""
-        slot: Slot = self._slot_of(conn)
         fit: cython.bint = False
         reason: object = "error"
+        slot._in_block = False
         try:
+            conn._pool = None
+            if self._tracing:
+                self._untrace(slot)
+            if error is not None:
+                self._failed_with(conn, error)
             if discard:
                 reason = "discard"
             elif self._is_idle(slot._pgconn) and not self._washing:
@@ -781,9 +851,8 @@ class PoolCore:
             if self._listening & ON_RELEASE:
                 self._notify("release", conn, error)
         finally:
-            conn._pool = None
             if fit:
-                reason = self._give(slot, conn)
+                reason = self._give(slot, conn, 0.0)
             if reason is not None:
                 self._retire(slot, conn, reason)
         return None
@@ -799,8 +868,10 @@ class PoolCore:
         raise self._not_lent(conn)
 
     @cython.cfunc
-    def _give(self, slot: Slot, conn: object) -> object:
-        """Pass a lent connection on. None if it was; else why it has to be closed."""
+    def _give(self, slot: Slot, conn: object, idle_since: cython.double) -> object:
+        """Pass a lent connection on. None if it was; else why it has to be closed.
+
+        `idle_since`: when it was used last, if not now."""
         waiter: Waiter = None  # type: ignore[assignment]
         reason: cython.int
         now: cython.double = monotonic()
@@ -816,7 +887,7 @@ class PoolCore:
                 if self._waiting:
                     waiter = self._grant(slot)
                 else:
-                    self._shelve(slot, now)
+                    self._shelve(slot, idle_since or now)
         if reason:
             return REASONS[reason]
         if waiter is not None:
@@ -871,7 +942,7 @@ class PoolCore:
     def _pass(self, slot: Slot) -> object:
         """Pass a lent connection on that the caller was not to have after all."""
         conn: object = slot._conn
-        reason = self._give(slot, conn)
+        reason = self._give(slot, conn, 0.0)
         if reason is not None:
             self._retire(slot, conn, reason)
         return None
@@ -889,8 +960,12 @@ class PoolCore:
             opening = self._enqueue(waiter)
             if opening is not None:
                 self._begin(opening)
-            elif self._connect_after or self._squeezed_until:
-                self._retry_later()
+            if self._claim_retry():
+                try:
+                    self._retry_later()
+                except BaseException:
+                    self._retrying = False
+                    raise
             self._sleep(waiter, timeout)
         except BaseException:
             self._count_wait(monotonic() - started)
@@ -915,24 +990,28 @@ class PoolCore:
     def _enqueue(self, waiter: Waiter) -> Opening:
         """Queue a waiter, or settle it at once. Return what has to be opened on its account."""
         spare: Opening = Opening()
-        slot: Slot
-        refused: cython.bint
+        served: cython.bint = False
+        closed: cython.bint
+        full: cython.bint
         self._collect_leaked()
-        slot = self._take_again()  # one may have come back since the caller looked
         with cython.critical_section(self):
-            refused = self._closing
-            if not refused:
+            closed = self._closing
+            full = 0 < self._max_waiting <= self._waiting
+            if not closed and not full:
+                # One may have come back since the caller looked. Then nobody was waiting, and the
+                # waiter is the first.
+                served = self._idle > 0
                 self._queue.append(waiter)
                 self._waiting += 1
-                if slot is None:
+                if not served:
                     return self._next_opening(spare)
-        if slot is not None:
-            # Goes to the head of the queue like any other: who that is has been decided.
-            self._pass(slot)
-        if refused:
+                self._grant(self._pick())
+        if served:
+            waiter._wake()  # type: ignore[operator]
+            return None  # type: ignore[return-value]
+        if closed:
             raise self._closed_error()
-        with cython.critical_section(self):
-            return self._next_opening(spare)
+        raise self._too_many()
 
     @cython.cfunc
     def _grant(self, slot: Slot) -> Waiter:
@@ -990,20 +1069,46 @@ class PoolCore:
         As many are opened at a time as there are waiters, and always for those in front; and as
         many as the minimum still lacks. Caller holds the section.
         """
+        now: cython.double
         if not self._lacks():
             return None  # type: ignore[return-value]
-        if self._connect_after or self._squeezed_until:
-            now: cython.double = monotonic()
-            if now < self._connect_after:
-                return None  # type: ignore[return-value]
-            if now < self._squeezed_until and self._total >= self._squeezed_to:
-                return None  # type: ignore[return-value]
+        now = monotonic()
+        if now < self._may_open_from():
+            return None  # type: ignore[return-value]
+        if now >= self._squeezed_until:
+            self._squeezed_until = 0.0
+        self._last_opening = now
         self._connecting += 1
         self._total += 1
+        if self._total > self._peak:
+            self._peak = self._total
         self._assign(spare)
         spare._next = self._openings
         self._openings = spare
         return spare
+
+    @cython.cfunc
+    def _lacks(self) -> cython.bint:
+        """Whether something is wanted that is not being opened. Caller holds the section."""
+        return (self._connecting < self._connect_limit and self._total < self._max_size) and (
+            self._waiting > self._connecting or self._lacks_minimum()
+        )
+
+    @cython.cfunc
+    def _lacks_minimum(self) -> cython.bint:
+        return self._refilling and self._total < self._min_size and not self._closing
+
+    @cython.cfunc
+    def _may_open_from(self) -> cython.double:
+        """The time before which nothing is opened: after a failure, while the server has too many
+        clients, or while what is lent may come back before another would be open. Caller holds
+        the section."""
+        time: cython.double = self._connect_after
+        if self._total >= self._squeezed_to and self._squeezed_until > time:
+            time = self._squeezed_until
+        if self._connecting and self._idle + self._lent and not self._lacks_minimum():
+            time = max(time, self._last_opening + self._stagger)
+        return time
 
     @cython.cfunc
     def _opening_of(self, waiter: Waiter) -> Opening:
@@ -1068,22 +1173,23 @@ class PoolCore:
                 break
         return None
 
-    def _more(self) -> Opening | None:
-        """What may be opened now, if anything."""
-        spare: Opening = Opening()
-        with cython.critical_section(self):
-            return self._next_opening(spare)
+    @cython.cfunc
+    def _begin_all(self) -> object:
+        """Begin to open all that may be opened now."""
+        spare: Opening
+        opening: Opening
+        while True:
+            spare = Opening()
+            with cython.critical_section(self):
+                opening = self._next_opening(spare)
+            if opening is None:
+                return None
+            self._begin(opening)
 
     def _refill(self, on: bool) -> None:
         """Keep the minimum open from now on, or, until told again, open only what is asked for."""
-        spare: Opening = Opening()
-        following: Opening
-        with cython.critical_section(self):
-            self._refilling = on
-            following = self._next_opening(spare)
-        while following is not None:
-            self._begin(following)
-            following = self._more()  # type: ignore[assignment]
+        self._refilling = on
+        self._begin_all()
 
     def _is_refilling(self) -> bool:
         return self._refilling
@@ -1117,17 +1223,13 @@ class PoolCore:
             slot._retired = True
             self._close_conn(conn, "closed")
             return None
-        self._pass_new(slot, conn)
-        with cython.critical_section(self):
-            following = self._next_opening(spare)
-        self._report()
-        return following
-
-    @cython.cfunc
-    def _pass_new(self, slot: Slot, conn: object) -> object:
         slot._conn = conn
         self._pass(slot)
-        return None
+        with cython.critical_section(self):
+            following = self._next_opening(spare)
+        self._begin_all()
+        self._report()
+        return following
 
     def _opening_failed(
         self, opening: Opening, error: BaseException, delay: cython.double, tell: cython.bint
@@ -1166,34 +1268,30 @@ class PoolCore:
             self._squeezed_until = monotonic() + seconds
         return True
 
-    @cython.cfunc
-    def _lacks(self) -> cython.bint:
-        """Whether something is wanted that is not being opened. Caller holds the section."""
-        return (
-            self._waiting > self._connecting
-            or (self._refilling and self._total < self._min_size and not self._closing)
-        ) and (self._connecting < self._connect_limit and self._total < self._max_size)
+    def _forgive(self) -> None:
+        """Forget earlier failures: what is wanted next is opened at once."""
+        with cython.critical_section(self):
+            self._connect_after = 0.0
 
-    def _wait_to_retry(self, go_on: cython.bint) -> float:
-        """Seconds until something that is wanted may be opened; below zero: not for the caller.
+    def _claim_retry(self) -> bool:
+        """Become the one who waits to open what may not be opened yet. False: nothing is wanted,
+        or somebody else is. Ends with `_wait_to_retry` below zero, or `_retry`."""
+        with cython.critical_section(self):
+            if self._retrying or not self._lacks():
+                return False
+            self._retrying = True
+        return True
 
-        One caller at a time is the one who waits: it has `go_on` from the second call on, and
-        stops being the one when told a time below zero, or by `_retry`.
-        """
+    def _wait_to_retry(self) -> float:
+        """Seconds until something that is wanted may be opened; below zero: nothing is any more."""
         now: cython.double = monotonic()
-        until: cython.double
+        time: cython.double
         with cython.critical_section(self):
             if not self._lacks():
-                if go_on:
-                    self._retrying = False
+                self._retrying = False
                 return -1.0
-            if self._retrying and not go_on:
-                return -1.0
-            self._retrying = True
-            until = self._connect_after
-            if self._total >= self._squeezed_to and self._squeezed_until > until:
-                until = self._squeezed_until
-        return max(until - now, 0.0)
+            time = self._may_open_from()
+        return max(time - now, 0.0)
 
     def _retry(self) -> Opening | None:
         """End the wait to retry; return what may be opened now."""
@@ -1215,7 +1313,11 @@ class PoolCore:
         try:
             self._close_conn(conn, reason)
         finally:
-            self._removed(slot)
+            try:
+                self._removed(slot)
+            finally:
+                self._notify("remove", conn, reason)
+                self._report()
         return None
 
     @cython.cfunc
@@ -1231,7 +1333,6 @@ class PoolCore:
             self._total -= 1
             following = self._next_opening(spare)
         self._begin(following)
-        self._report()
         return None
 
     def _suspect(self, conn: Any) -> None:
@@ -1241,8 +1342,16 @@ class PoolCore:
             mine: Slot = slot
             mine._shelf._suspect_since = monotonic()
 
+    def _evict_siblings(self, conn: Any) -> None:
+        """Close all connections of this one's node, itself included, as `_evict` does."""
+        slot: Any = getattr(conn, "_ybsmart_slot", None)
+        if isinstance(slot, Slot):
+            mine: Slot = slot
+            self._evict(mine._shelf._key)
+
     def _evict(self, key: str | None) -> None:
-        """Close all connections, or those of one node: the idle ones now, the others in time."""
+        """Close all connections, or those of one node: the idle ones now, the others when they are
+        returned."""
         shelf: Shelf
         for shelf in self.shelves():
             if key is None or shelf._key == key:
@@ -1293,15 +1402,48 @@ class PoolCore:
             return None  # type: ignore[return-value]
         return self._unshelve(oldest._shelf, over)
 
-    def _borrow(self) -> Any:
-        """An idle connection for maintenance, to be given back by `putconn`; None if none is."""
-        slot: Slot = self._take_again()
+    def _inspect(self, thorough: bool) -> None:
+        """Have the shell look at all idle connections, one at a time; close those that fail.
+
+        Each goes back to its place in the order, and has been idle for as long as before.
+        """
+        shelf: Shelf
+        slot: Slot
+        fit: cython.bint
+        reason: object
+        for shelf in self.shelves():
+            for _ in range(shelf._idle):
+                with cython.critical_section(self):
+                    slot = self._longest_idle(shelf)
+                if slot is None:
+                    break
+                conn: object = slot._conn
+                fit = False
+                reason = "check" if thorough else "lost"
+                try:
+                    fit = self._passes(conn, thorough)
+                finally:
+                    if fit:
+                        reason = self._give(slot, conn, slot._idle_since)
+                    else:
+                        shelf._suspect_since = monotonic()
+                    if reason is not None:
+                        self._retire(slot, conn, reason)
+                conn = None
+
+    @cython.cfunc
+    def _longest_idle(self, shelf: Shelf) -> Slot:
+        """Lend the slot at the far end of where returned ones are put, or None. Taking all of them
+        and putting each back leaves the order as it is. Caller holds the section."""
+        above: Slot = None  # type: ignore[assignment]
+        slot: Slot = shelf._top
         if slot is None:
-            return None
-        conn: object = slot._conn
-        slot._conn = None
-        slot._lent_at = 0.0
-        return conn
+            return None  # type: ignore[return-value]
+        if self._lifo:
+            while slot._below is not None:
+                above = slot
+                slot = slot._below
+        return self._unshelve(shelf, above)
 
     def _is_closing(self) -> bool:
         return self._closing
@@ -1329,9 +1471,13 @@ class PoolCore:
                 slot: Slot = leaked.popleft()
             except IndexError:  # another thread took the last one
                 break
-            slot._retired = True
-            self._removed(slot)
-            self._lost_one(slot)
+            with cython.critical_section(self):
+                slot._retired = True
+            try:
+                self._removed(slot)
+            finally:
+                self._lost_one(slot)
+                self._report()
         return None
 
     @cython.cfunc
@@ -1358,6 +1504,7 @@ class PoolCore:
         with cython.critical_section(self):
             self._min_size = min_size
             self._max_size = max_size
+        self._begin_all()
 
     def _set_flags(
         self, vetting: cython.bint, washing: cython.bint, tracing: cython.bint, listening: cython.int
@@ -1375,6 +1522,7 @@ class PoolCore:
         i: cython.Py_ssize_t
         with cython.critical_section(self):
             self._requests_num = self._queued_num = 0
+            self._peak = self._total
             self._wait = self._usage = 0.0
             for i in range(32):
                 self._wait_buckets[i] = 0
@@ -1384,6 +1532,7 @@ class PoolCore:
         """What has been counted: requests, times in seconds, and times by power of two of a
         microsecond (bucket n: below 2**n)."""
         return {
+            "peak": self._peak,
             "requests": self._requests_num,
             "queued": self._queued_num,
             "wait": self._wait,
@@ -1449,20 +1598,28 @@ class PoolCore:
         raise NotImplementedError
 
     def _retry_later(self) -> None:
-        """See to it that somebody goes by `_wait_to_retry`, unless somebody does."""
+        """See to it that somebody goes by `_wait_to_retry`, in the caller's stead."""
         raise NotImplementedError
 
     def _is_alive(self, conn: Any) -> bool:
         """Whether an idle connection still has its server, as far as its socket knows."""
         raise NotImplementedError
 
-    def _vet(self, conn: Any, timeout: Any, state: Any) -> tuple[bool, Any]:
-        """Run the user's check on a connection about to be lent: whether it passed, and a state
-        to be passed in the next time."""
+    def _passes(self, conn: Any, thorough: bool) -> bool:
+        """Whether an idle connection may stay: as `_is_alive`, or with a round trip."""
         raise NotImplementedError
 
-    def _pause(self, timeout: Any, state: Any) -> Any:
-        """After a failed check: sleep a while; return the time-out that is left, or raise."""
+    def _vet(self, conn: Any) -> bool:
+        """Run the user's check on a connection about to be lent: whether it passed."""
+        raise NotImplementedError
+
+    def _pause(self, timeout: Any, started: float, failures: int) -> Any:
+        """After so many failed checks before this one, of a request that began at `started`: sleep
+        a while; return the time-out that is left, or raise."""
+        raise NotImplementedError
+
+    def _failed_with(self, conn: Any, error: Any) -> None:
+        """The block that a connection was lent to has ended with an error."""
         raise NotImplementedError
 
     def _clean(self, conn: Any) -> bool:
@@ -1477,8 +1634,13 @@ class PoolCore:
         """Note where a connection is taken."""
         raise NotImplementedError
 
-    def _notify(self, event: str, conn: Any, error: Any) -> None:
-        """Call the listeners of an event."""
+    def _untrace(self, slot: Any) -> None:
+        """It is returned."""
+        raise NotImplementedError
+
+    def _notify(self, event: str, conn: Any, about: Any) -> None:
+        """Call the listeners of an event: "acquire", "release" after `about`, an error or None, or
+        "remove" for the reason `about`."""
         raise NotImplementedError
 
     def _progressed(self) -> None:
@@ -1487,6 +1649,10 @@ class PoolCore:
 
     def _lost_one(self, slot: Any) -> None:
         """A lent connection was dropped instead of returned."""
+        raise NotImplementedError
+
+    def _too_many(self) -> Exception:
+        """The error for a request that finds the queue full."""
         raise NotImplementedError
 
     def _not_lent(self, conn: Any) -> Exception:

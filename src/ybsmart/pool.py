@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -57,13 +58,26 @@ CT = TypeVar("CT", bound=psycopg.Connection[Any], default=Connection[TupleRow])
 T = TypeVar("T")
 F = TypeVar("F", bound=Listener)
 
+# Errors after which a node serves no request, of any connection: it is shutting down, has crashed or
+# is starting; and the one of a node that may no longer be written to.
+_NODE_IS_GOING = ("57P01", "57P02", "57P03")
+_READ_ONLY = "25006"
+
+# Modules whose frames are of no interest to who looks for a leak.
+_OWN = (__name__, core.__name__, transactions.__name__)
+
 IDLE = pq.TransactionStatus.IDLE
 _IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
 # Between attempts to connect after one has failed: 10 ms, doubled up to 5 s.
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.01, 5.0
+# Before a check that fails is tried on another connection: none, then doubled up to a second.
+_RECHECK_FIRST, _RECHECK_MOST = 0.01, 1.0
 # For how long a server with too many clients is not asked for more.
 _SQUEEZE = 5.0
+# Between connects for the queue while other connections are in use: what is returned meanwhile may
+# make the next one superfluous.
+_STAGGER = 0.05
 
 _pool_numbers = itertools.count(1)
 
@@ -199,8 +213,10 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             self.num_workers,
             self.max_idle,
             -1 if max_uses is None else check_.whole("max_uses", max_uses, 1),
+            self.max_waiting,
             check_.seconds("check_after", check_after),
-            lifo,
+            _STAGGER,
+            bool(lifo),
             IDLE,
         )
         self._configure = configure
@@ -208,8 +224,8 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         self._reset = reset
         self._reconnect_failed = reconnect_failed
         self._leak_threshold = 0.0
+        self._evicting = "evict"  # or "drain": what the last of these was, for the statistics
         self._listeners = Listeners()
-        self._stats = Stats()
         self._opened_explicitly = open is not False
         self._fork_safe_state()
         self.leak_detection_threshold = leak_detection_threshold
@@ -219,7 +235,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             self.open()
 
     def _fork_safe_state(self) -> None:
-        """What a forked child must have of its own."""
+        """What a forked child must have of its own: locks, and what they guard."""
+        self._stats = Stats()
+        self._removals: set[int] = set()  # of whose `remove` event nobody has been told yet
         self._failures = 0  # to connect, in a row
         self._failing_since: float | None = None
         self._last_failure: BaseException | None = None
@@ -298,7 +316,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             return Result(rows, cursor.rowcount, cursor.description, cursor.statusmessage)
         except BaseException:
             if self.discard_on_query_error:
-                conn.close()
+                _close(conn)
             raise
         finally:
             if not autocommit and conn.pgconn.transaction_status == IDLE:
@@ -355,27 +373,37 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             self.wait(timeout)
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Wait until `min_size` connections are open, or that one can be, without a minimum.
+        """Wait until `min_size` connections are open or, without a minimum, until one can be.
 
         Raises `PoolTimeout` after `timeout` seconds, and closes the pool.
         """
         if self.closed:
             raise self._closed_error()
-        try:
-            if not self.min_size:
-                self.putconn(self.getconn(timeout))
-                return
+        deadline = time.monotonic() + timeout
+        if self.min_size:
             self.open()
             if self._wait_until(self._is_filled, timeout):
                 return
-        except _errors().PoolTimeout:
-            pass
+        elif self._can_connect(deadline):
+            return
         error = self._timeout_error(timeout)
+        cause = self._last_failure
         self.close()
-        raise error from self._last_failure
+        raise error from cause
 
     def _is_filled(self) -> bool:
         return self.total_count - self.connecting_count >= self.min_size
+
+    def _can_connect(self, deadline: float) -> bool:
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                self.putconn(self.getconn(left))
+                return True
+            except _errors().PoolClosed:
+                raise
+            except psycopg.Error:  # the next attempt is made when the core lets it
+                continue
+        return False
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         self._watch_progress(True)
@@ -403,13 +431,24 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         `PoolTimeout` with the holders if connections are still in use; these close when they are
         returned.
         """
+        if timeout is not None:
+            check_.seconds("timeout", timeout)
         if not self._start_closing():
             raise _errors().PoolClosed(f"{self._title()} is already closed or closing")
-        self._sweep()
-        if not self._wait_until(lambda: self.total_count == 0, timeout):
-            raise _errors().PoolTimeout(
-                f"{self._title()} has not ended after {timeout:g} s {self._state()}"
-            )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._sweep()  # also frees the places of connections that were dropped
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            if self._wait_until(self._is_gone, left):
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise _errors().PoolTimeout(
+                    f"{self._title()} has not ended after {timeout:g} s {self._state()}"
+                    f"{self._holders_listed()}"
+                )
+
+    def _is_gone(self) -> bool:
+        return not self.total_count and not self._removals
 
     def __enter__(self) -> Self:
         self.open()
@@ -431,27 +470,16 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         least, most = check_.sizes(least, max_size)
         self._set_sizes(least, most)
         self._sweep()
-        if least:
+        if least and not self.closed:
             self._refill(True)
             sweeper.watch(self)
 
     def check(self) -> None:
         """Try every idle connection with a round trip; close those that fail."""
-        borrowed: list[CT] = []
-        try:
-            while (conn := self._borrow()) is not None:
-                borrowed.append(conn)
-        finally:
-            for conn in borrowed:
-                try:
-                    self.check_connection(conn)
-                except Exception:
-                    self._stats.count("connections_lost")
-                    logger.warning("%s: closing a broken connection: %s", self.name, conn)
-                    self._suspect(conn)
-                    conn.close()
-                self.putconn(conn, discard=conn.closed)
+        self._inspect(True)
         self._sweep()
+        if self.min_size and not self.closed:
+            self._refill(True)  # tried anew, if it had been given up
 
     @staticmethod
     def check_connection(conn: CT) -> None:
@@ -471,6 +499,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
 
     def drain(self) -> None:
         """Close all connections that there are now, the lent ones when they are returned."""
+        self._evicting = "drain"
         self._evict(None)
 
     def evict(self, node: NodeInfo | str | None = None) -> None:
@@ -479,6 +508,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         node: a `NodeInfo` or `"host:port"`; None for all nodes. `ValueError` if the pool knows no
         such node.
         """
+        self._evicting = "evict"
         if node is None:
             self._evict(None)
             return
@@ -492,11 +522,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
 
     def tidy(self) -> float | None:
         """What is due by the clock. Called by the sweeper."""
-        if self._is_closing():
-            return None
         self._sweep()
+        self._inspect(False)
         self._report_leaks()
-        self._refill_if_due()
         if not self.total_count and not (self.min_size and self._is_refilling()):
             return None  # watched again with the next connection
         soonest = min(self.max_idle / 4, self.max_lifetime / 10, self.leak_detection_threshold or 1e9)
@@ -550,6 +578,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             "pool_max": self.max_size,
             "pool_size": self.total_count,
             "pool_available": self.idle_count,
+            "pool_peak": numbers["peak"],
             "pool_connecting": self.connecting_count,
             "pool_checked_out": sum(shelf.lent for shelf in shelves),
             "requests_waiting": self.waiting_count,
@@ -569,7 +598,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
                 thread_id=slot.holder,
                 age=now - slot.lent_at,
                 node=slot.shelf.label,
-                taken_at=slot.note,
+                taken_at=_place(slot.note),
             )
             for slot in self.slots()
             if slot.lent and slot.lent_at
@@ -607,12 +636,6 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         if self._limit(timeout) == 0:
             self._count_error("requests_timeouts")
             raise self._timeout_error(0) from self._last_failure
-        if self.max_waiting and self.waiting_count >= self.max_waiting:
-            self._count_error("requests_rejected")
-            raise _errors().TooManyRequests(
-                f"{self._title()} has already {self.waiting_count} requests waiting {self._state()}"
-            )
-        self._raise_if_deadlocked()
         if self.min_size and not self._is_refilling():
             self._refill(True)
         # Looked up now, and not when this module was imported: gevent may have replaced it.
@@ -622,6 +645,13 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
 
     def _sleep(self, waiter: core.Waiter, timeout: float | None) -> None:
         started = time.monotonic()
+        if self._is_deadlock(waiter) and self._withdraw(waiter):
+            self._count_error("requests_rejected")
+            raise _errors().PoolDeadlock(
+                f"{self._title()}: every connection is held by a thread that waits for another "
+                f"one; return a connection before asking for the next, or raise max_size "
+                f"{self._state()}"
+            )
         if not waiter.parked_on.acquire(True, self._limit(timeout)) and self._withdraw(waiter):
             self._count_error("requests_timeouts")
             raise self._timeout_error(time.monotonic() - started) from self._last_failure
@@ -631,50 +661,62 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         seconds = self.timeout if timeout is None else timeout
         return -1 if seconds is None else min(max(seconds, 0), threading.TIMEOUT_MAX)
 
-    def _raise_if_deadlocked(self) -> None:
-        """Raise if this thread and all others that hold a connection would wait for each other."""
+    def _is_deadlock(self, waiter: core.Waiter) -> bool:
+        """Whether the threads that hold the connections all wait, this one being the last of them
+        to do so."""
         if self.idle_count or self.connecting_count or self.total_count < self.max_size:
-            return
-        here = threading.get_ident()
+            return False
+        here = waiter.thread
+        if here != threading.get_ident():
+            return False  # a greenlet: the core knows only the thread it shares with others
         holders = {slot.holder for slot in self.slots() if slot.lent}
         if here not in holders or 0 in holders:
-            return
-        waiting = {waiter.thread for waiter in self._waiters()}
-        if holders <= waiting | {here}:
-            self._count_error("requests_rejected")
-            raise _errors().PoolDeadlock(
-                f"{self._title()}: every connection is held by a thread that waits for another "
-                f"one; return a connection before asking for the next, or raise max_size "
-                f"{self._state()}"
-            )
+            return False
+        waiting = [other.thread for other in self._waiters()]
+        if not holders.issubset(waiting):
+            return False
+        return here == next(thread for thread in reversed(waiting) if thread in holders)
+
+    def _too_many(self) -> PoolError:
+        self._count_error("requests_rejected")
+        return _errors().TooManyRequests(
+            f"{self._title()} has already {self.waiting_count} requests waiting, of "
+            f"{self.max_waiting} that may {self._state()}"
+        )
 
     # What the core asks for: connecting
 
     def _open(self, opening: core.Opening) -> None:
+        self._start_connector(opening)
+
+    def _retry_later(self) -> None:
+        self._start_connector(None)
+
+    def _start_connector(self, opening: core.Opening | None) -> None:
         threading.Thread(
             target=self._open_all, args=(opening,), name=f"{self.name}-connect", daemon=True
         ).start()
 
     def _open_all(self, opening: core.Opening | None) -> None:
-        """Open one connection after the other, for as long as any is wanted."""
-        opening = opening or self._pause_and_retry()
+        """Open one connection after the other, for as long as any is wanted. Without an opening,
+        begin by waiting until one may be begun, which the core expects of this thread."""
+        if opening is None:
+            opening = self._wait_for_opening()
         while opening is not None:
             try:
                 conn = self._connect()
             except BaseException as exc:
                 opening = self._connect_failed(opening, exc)
             else:
-                self._failures = 0
-                self._failing_since = None
-                self._last_failure = None
+                self._connected()
                 key, label = _node_of(conn)
                 # Jitter once and for all, so that those opened together do not end together.
                 lives = self.max_lifetime * random.uniform(0.9, 1.0)
                 sweeper.watch(self)
                 opening = self._opened(opening, conn, key, label, time.monotonic() + lives)
                 conn = None  # or this thread would keep a dropped one alive
-            if opening is None:
-                opening = self._pause_and_retry()
+            if opening is None and self._claim_retry():
+                opening = self._wait_for_opening()
 
     def _connect(self) -> Any:
         started = time.monotonic()
@@ -687,104 +729,111 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
                 self._configure(conn)
                 self._must_be_idle(conn, "configure")
         except BaseException:
-            conn._pool = None
-            conn.close()
+            _close(conn)
             raise
         self._stats.connected(time.monotonic() - started)
         self._listeners.tell("connect", conn)
         return conn
 
+    def _connected(self) -> None:
+        self._failures = 0
+        self._failing_since = None
+        self._last_failure = None
+
     def _connect_failed(self, opening: core.Opening, error: BaseException) -> core.Opening | None:
         self._stats.count("connections_errors")
-        self._last_failure = error
+        self._last_failure = _without_traceback(error)
         if self._failing_since is None:
             self._failing_since = time.monotonic()
-        logger.info("%s: connecting failed: %s", self.name, error)
-        self._listeners.tell("error", error, None)
         if classify(error) is Fault.BUSY and self._squeeze(_SQUEEZE):
             # With the connections there are, the request will be served.
+            logger.info("%s: no more connections for now: %s", self.name, error)
             return self._opening_failed(opening, error, 0.0, False)
+        told = self.fail_fast and opening.owner is not None
+        if told:
+            self._count_error()
+        else:
+            level = logging.INFO if self._failures else logging.WARNING
+            logger.log(level, "%s: connecting failed, to be tried again: %s", self.name, error)
+            self._listeners.tell("error", error, None)
         # The first failure is tried again at once, for the next in line: it may have been chance.
         delay = 0.0
-        if self._failures:
-            delay = min(_BACKOFF_FIRST * 2 ** min(self._failures - 1, 16), _BACKOFF_MOST)
+        if self._failures or not told:
+            delay = min(_BACKOFF_FIRST * 2 ** min(self._failures, 16), _BACKOFF_MOST)
             delay *= random.uniform(0.5, 1.0)
         self._failures += 1
-        if self.fail_fast and opening.owner is not None:
-            self._count_error()
         return self._opening_failed(opening, error, delay, self.fail_fast)
 
-    def _pause_and_retry(self) -> core.Opening | None:
-        """Wait until what is wanted may be opened; None when nothing is, or another waits."""
-        delay = self._wait_to_retry(False)
-        while delay >= 0.0:
-            if delay == 0.0:
-                opening = self._retry()
-                if opening is not None:
-                    return opening
-                delay = self._wait_to_retry(False)
-            else:
-                if not self._gave_up():
-                    self._hurry.wait(delay)
-                delay = self._wait_to_retry(True)
-        return None
+    def _wait_for_opening(self) -> core.Opening | None:
+        """Wait until what is wanted may be opened; None when nothing is any more, or another
+        thread waits instead."""
+        while True:
+            delay = self._wait_to_retry()
+            if delay < 0.0:
+                return None
+            if delay > 0.0:
+                self._hurry.wait(self._until_given_up(delay))
+                continue
+            opening = self._retry()
+            if opening is not None or not self._claim_retry():
+                return opening
 
-    def _retry_later(self) -> None:
-        threading.Thread(
-            target=self._open_all, args=(None,), name=f"{self.name}-connect", daemon=True
-        ).start()
-
-    def _gave_up(self) -> bool:
-        """Stop filling up to the minimum, until somebody asks, if it has failed for too long."""
+    def _until_given_up(self, delay: float) -> float:
+        """The delay, or less if refilling is to be given up before. If that is now, do so."""
         since = self._failing_since
-        if since is None or not self._is_refilling():
-            return False
-        if time.monotonic() - since < self.reconnect_timeout:
-            return False
+        if since is None or not self.min_size or not self._is_refilling():
+            return delay
+        left = since + self.reconnect_timeout - time.monotonic()
+        if left > 0:
+            return min(delay, left)
         self._refill(False)
+        # The next request begins afresh.
+        self._failing_since = None
+        self._failures = 0
+        self._forgive()
         logger.warning("%s: no connection for %g s", self.name, self.reconnect_timeout)
         if self._reconnect_failed is not None:
             try:
                 self._reconnect_failed(self)
-            except Exception:
-                logger.warning("reconnect_failed failed", exc_info=True)
-        return True
-
-    def _refill_if_due(self) -> None:
-        if self._is_refilling() and self.total_count < self.min_size:
-            self._refill(True)
+            except BaseException:
+                logger.warning("%s: reconnect_failed failed", self.name, exc_info=True)
+        return 0.0
 
     # What the core asks for: lending and taking back
 
-    def _is_alive(self, conn: psycopg.Connection[Any]) -> bool:
-        if is_alive(conn):
-            return True
-        self._stats.count("connections_lost")
-        error = psycopg.OperationalError("the server closed the connection while it was idle")
-        self._listeners.tell("error", error, conn)
-        return False
+    def _is_alive(self, conn: Any) -> bool:
+        return is_alive(conn)
 
-    def _vet(self, conn: CT, timeout: float | None, state: Any) -> tuple[bool, Any]:
+    def _passes(self, conn: Any, thorough: bool) -> bool:
+        if not thorough:
+            return is_alive(conn)
+        try:
+            self.check_connection(conn)
+        except Exception as exc:
+            logger.warning("%s: closing a broken connection: %s: %s", self.name, conn, exc)
+            return False
+        return True
+
+    def _vet(self, conn: Any) -> bool:
         assert self._check is not None
-        started, pause = state or (time.monotonic(), 0.0)
         try:
             self._check(conn)
             self._must_be_idle(conn, "check")
         except Exception as exc:
             logger.info("%s: a connection failed its check: %s", self.name, exc)
-            self._stats.count("connections_lost")
-            self._last_failure = exc
-            return False, (started, min(2 * pause or _BACKOFF_FIRST, 1.0))
-        return True, None
+            self._last_failure = _without_traceback(exc)
+            return False
+        return True
 
-    def _pause(self, timeout: float | None, state: Any) -> float | None:
-        started, pause = state
+    def _pause(self, timeout: float | None, started: float, failures: int) -> float | None:
+        pause = min(_RECHECK_FIRST * 2**min(failures - 1, 16), _RECHECK_MOST) if failures else 0.0
         limit = self._limit(timeout)
         if limit < 0:
             time.sleep(pause)
             return None
         left = limit - (time.monotonic() - started)
         if left <= pause:
+            time.sleep(max(left, 0))
             self._count_error("requests_timeouts")
             raise self._timeout_error(limit) from self._last_failure
         time.sleep(pause)
@@ -805,37 +854,67 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
                 self._stats.count("returns_rolled_back")
                 conn.rollback()
             elif status == pq.TransactionStatus.UNKNOWN:
-                self._stats.count("returns_bad")
-                logger.warning("discarding closed connection: %s", conn)
                 if conn.broken:
                     # Whatever ended it may have ended the others on its node.
                     self._suspect(conn)
-                return False
             elif status != IDLE and not (status in _IN_TRANSACTION and self._reset is not None):
                 logger.warning("closing returned connection: %s", conn)
-                return False
-            if self._reset is not None:
+                _close(conn)
+            if self._reset is not None and not conn.closed:
                 self._reset(conn)
                 self._must_be_idle(conn, "reset")
         except Exception as exc:
-            logger.warning("closing a connection that could not be reset: %s: %s", conn, exc)
-            return False
+            logger.warning(
+                "closing a connection that could not be reset: %s: %s: %s",
+                conn,
+                type(exc).__name__,
+                exc,
+            )
+            _close(conn)
+        if conn.closed:
+            self._stats.count("returns_bad")
+            logger.warning("discarding closed connection: %s", conn)
         return bool(conn.pgconn.transaction_status == IDLE)
 
     def _close_conn(self, conn: Any, reason: str) -> None:
+        self._removals.add(id(conn))
+        if reason == "evict":
+            reason = self._evicting
         self._stats.count(f"removed_{reason}")
-        conn._pool = None
+        if reason in ("lost", "check"):
+            self._stats.count("connections_lost")
+        conn.removal_reason = reason
         try:
-            conn.close()
+            _close(conn)
         except Exception as exc:
             logger.warning("%s: closing a connection failed: %s", self.name, exc)
-        self._listeners.tell("remove", conn)
 
-    def _notify(self, event: str, conn: Any, error: Any) -> None:
+    def _failed_with(self, conn: Any, error: BaseException) -> None:
+        sqlstate = getattr(error, "sqlstate", None)
+        if sqlstate is None or not isinstance(error, psycopg.Error):
+            return
+        if sqlstate in _NODE_IS_GOING or (
+            sqlstate == _READ_ONLY and not conn.read_only and not _asked_read_only(error)
+        ):
+            # So will the others on this node, or they would be told the same.
+            self._evicting = "evict"
+            self._evict_siblings(conn)
+        elif sqlstate.startswith("08"):
+            self._suspect(conn)
+
+    def _notify(self, event: str, conn: Any, about: Any) -> None:
         if event == "release":
-            self._listeners.tell("release", error, conn)
-        else:
+            self._listeners.tell("release", about, conn)
+            return
+        try:
+            if about == "lost":
+                lost = psycopg.OperationalError("the server closed the connection while it was idle")
+                logger.info("%s: %s: %s", self.name, lost, conn)
+                self._listeners.tell("error", lost, conn)
             self._listeners.tell(event, conn)
+        finally:
+            if event == "remove":
+                self._removals.discard(id(conn))
 
     def _update_flags(self) -> None:
         listening = core.ON_ACQUIRE if self._listeners.of("acquire") else 0
@@ -847,32 +926,46 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
     # Leaks
 
     def _trace(self, slot: core.Slot) -> None:
-        frame = sys._getframe(1)
-        summary = traceback.extract_stack(frame, limit=8)
-        slot.note = "".join(summary.format())
+        # Only what is needed to find the lines later, if anybody wants to know.
+        frames = traceback.walk_stack(sys._getframe(1))
+        users = ((f, line) for f, line in frames if f.f_globals.get("__name__") not in _OWN)
+        slot.note = traceback.StackSummary.extract(users, limit=8, lookup_lines=False)
+
+    def _untrace(self, slot: core.Slot) -> None:
+        if isinstance(slot.note, _Reported):
+            logger.warning(
+                "%s: a connection reported as leaked was returned after %.1f s",
+                self.name,
+                time.monotonic() - slot.lent_at,
+            )
+        slot.note = None
 
     def _report_leaks(self) -> None:
-        if not self._leak_threshold:
+        threshold = self._leak_threshold
+        if not threshold:
             return
         now = time.monotonic()
         for slot in self.slots():
             age = now - slot.lent_at
-            if slot.lent and slot.lent_at and slot.note and age > self._leak_threshold:
-                logger.warning(
-                    "%s: a connection is in use for %.1f s; it was taken at\n%s",
-                    self.name,
-                    age,
-                    slot.note,
-                )
-                self._stats.count("leaks_suspected")
-                slot.note = None  # once is enough
+            note = slot.note
+            if not slot.lent or not slot.lent_at or isinstance(note, _Reported) or age < threshold:
+                continue
+            slot.note = _Reported(note)  # once is enough
+            self._stats.count("leaks_suspected")
+            logger.warning(
+                "%s: a connection is in use for %.1f s; it was taken at\n%s",
+                self.name,
+                age,
+                _place(note) or "an unknown place: before leak detection was on",
+            )
 
     def _lost_one(self, slot: core.Slot) -> None:
         self._stats.count("removed_leak")
+        place = _place(slot.note)
         logger.warning(
             "%s: a connection was dropped instead of returned%s",
             self.name,
-            f"; it was taken at\n{slot.note}" if slot.note else "",
+            f"; it was taken at\n{place}" if place else "",
         )
 
     # Words
@@ -899,13 +992,22 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         return _errors().PoolClosed(f"{self._title()} is already closed")
 
     def _timeout_error(self, waited: float) -> PoolError:
-        held = self.holders()
-        listed = "".join(f"\n  {h.thread} for {h.age:.2f} s on {h.node or '?'}" for h in held[:10])
-        more = f"\n  and {len(held) - 10} more" if len(held) > 10 else ""
         return _errors().PoolTimeout(
             f"{self._title()}: couldn't get a connection after {waited:.2f} sec {self._state()}"
-            + (f"; in use by{listed}{more}" if held else "")
+            f"{self._holders_listed()}"
         )
+
+    def _holders_listed(self) -> str:
+        """Who has the connections, for messages."""
+        held = self.holders()
+        lines = [
+            f"\n  {h.thread} for {h.age:.2f} s on {h.node or '?'}"
+            + (f", taken at\n{textwrap.indent(h.taken_at, '    ')}" if h.taken_at else "")
+            for h in held[:10]
+        ]
+        if len(held) > 10:
+            lines.append(f"\n  and {len(held) - 10} more")
+        return "; in use by" + "".join(lines) if lines else ""
 
     def _title(self) -> str:
         return f"the pool {self.name!r}"
@@ -933,6 +1035,43 @@ def _node_of(conn: psycopg.Connection[Any]) -> tuple[str, str]:
     return "", f"{conn.info.host}:{conn.info.port}"
 
 
+def _close(conn: Any) -> None:
+    """Close a connection, which its own `close` does only when it is in no pool."""
+    conn._pool = None
+    conn.close()
+
+
+class _Reported:
+    """The note of a loan that has been reported as a leak."""
+
+    def __init__(self, note: traceback.StackSummary | None) -> None:
+        self.note = note
+
+
+def _place(note: Any) -> str | None:
+    """The lines that lead to where a connection was taken."""
+    if isinstance(note, _Reported):
+        note = note.note
+    return "".join(note.format()) if note else None
+
+
+def _without_traceback(error: BaseException) -> BaseException:
+    """The error for keeping: its traceback would keep its raisers' variables, and the original
+    goes to the request it was for."""
+    try:
+        twin = type(error).__new__(type(error), *error.args)
+        twin.__dict__.update(error.__dict__)
+    except Exception:
+        twin = psycopg.OperationalError(str(error))
+    twin.__cause__ = error.__cause__
+    return twin
+
+
+def _asked_read_only(error: psycopg.Error) -> bool:
+    """Whether it comes from a transaction that `run_transaction` made read-only."""
+    return getattr(error, "ybsmart_read_only", False)
+
+
 def _is_template(query: object) -> bool:
     # PEP 750, from Python 3.14 on; psycopg takes it where the interpreter has it.
     return type(query).__module__ == "string.templatelib"
@@ -947,8 +1086,7 @@ _inherited: list[object] = []
 
 def _start_empty_in_child() -> None:
     for pool in list(_pools):
-        _inherited.append(pool.slots())
-        _inherited.append(pool.shelves())
+        _inherited.append(pool._inheritance())
         pool._start_empty()
         pool._fork_safe_state()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Union
+from typing import Any, Union, get_origin
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -64,7 +64,8 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
 
 
 def connection_class(value: Any) -> None:
-    if not (isinstance(value, type) and issubclass(value, psycopg.Connection)):
+    plain = get_origin(value) or value  # `MyConnection[MyRow]` will do
+    if not (isinstance(plain, type) and issubclass(plain, psycopg.Connection)):
         raise TypeError("connection_class: expected a subclass of psycopg.Connection")
 
 

@@ -7,40 +7,60 @@ only what happens rarely, connects and removals, is counted here.
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 REMOVAL_REASONS = (
-    "idle", "lifetime", "uses", "lost", "error", "check", "evict", "resize", "discard", "leak",
-    "closed",
+    "idle", "lifetime", "uses", "lost", "error", "check", "evict", "drain", "resize", "discard",
+    "leak", "closed",
 )  # fmt: skip
 
 
 class Stats:
-    """What is counted outside the fast path. Safe for any number of threads."""
+    """What is counted outside the fast path. Safe for any number of threads, and for a garbage
+    collector that runs a finaliser which counts in the middle of any of these methods."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the two below; never waited for, see `count`
         self._counts: Counter[str] = Counter()
         self._connect_buckets = [0] * 32
+        # What has happened since: appending is one step, whoever else is at it.
+        self._news: deque[tuple[str, int]] = deque()
+        self._connects: deque[float] = deque()
 
     def count(self, name: str, number: int = 1) -> None:
-        with self._lock:
-            self._counts[name] += number
+        self._news.append((name, number))
+        if len(self._news) > 1000:
+            self._digest()
 
     def connected(self, seconds: float) -> None:
-        with self._lock:
-            self._counts["connections_ms"] += int(1000 * seconds)
-            self._connect_buckets[min(int(1e6 * seconds).bit_length(), 31)] += 1
+        self._connects.append(seconds)
+        self.count("connections_ms", int(1000 * seconds))
+
+    def _digest(self) -> None:
+        if not self._lock.acquire(False):
+            return  # somebody is at it, perhaps this very thread, further up
+        try:
+            with suppress(IndexError):
+                while True:
+                    name, number = self._news.popleft()
+                    self._counts[name] += number
+            with suppress(IndexError):
+                while True:
+                    us = int(1e6 * self._connects.popleft())
+                    self._connect_buckets[min(us.bit_length(), 31)] += 1
+        finally:
+            self._lock.release()
 
     def take(self, reset: bool) -> tuple[Counter[str], list[int]]:
-        with self._lock:
-            taken = Counter(self._counts), list(self._connect_buckets)
-            if reset:
-                self._counts.clear()
-                self._connect_buckets = [0] * 32
-        return taken
+        self._digest()
+        if not reset:
+            return Counter(self._counts), list(self._connect_buckets)
+        counts, self._counts = self._counts, Counter()
+        buckets, self._connect_buckets = self._connect_buckets, [0] * 32
+        return counts, buckets
 
 
 def report(
@@ -66,6 +86,7 @@ def report(
                 "connections_lost",
             )
         },
+        "leaks_suspected": counts["leaks_suspected"],
         **{f"removed_{reason}": counts[f"removed_{reason}"] for reason in REMOVAL_REASONS},
     }
     for name, buckets in (

@@ -24,7 +24,8 @@ class Sweepable(Protocol):
         ...
 
 
-_lock = threading.Lock()  # guards the two below
+# Guards the two below. A finaliser may come here while its own thread has it.
+_lock = threading.RLock()
 _pools: weakref.WeakSet[Sweepable] = weakref.WeakSet()
 _thread: threading.Thread | None = None
 _wake = threading.Event()
@@ -34,14 +35,15 @@ def watch(pool: Sweepable) -> None:
     """See to the pool from now on, for as long as its `tidy` asks for it."""
     global _thread
     with _lock:
-        if pool in _pools and _thread is not None and _thread.is_alive():
-            return
         _pools.add(pool)
-        if _thread is None or not _thread.is_alive():
+        if _thread is not None and _thread.is_alive():
+            started = False
+        else:
             _thread = threading.Thread(target=_run, name="ybsmart-sweep", daemon=True)
             _thread.start()
-            return
-    _wake.set()
+            started = True
+    if not started:
+        _wake.set()
 
 
 def _run() -> None:
@@ -52,15 +54,16 @@ def _run() -> None:
         with _lock:
             pools = list(_pools)
         for pool in pools:
+            # First let go of it, then ask: whoever has it watched meanwhile is not overlooked.
+            with _lock:
+                _pools.discard(pool)
             after = _tidy(pool)
-            if after is None:
+            if after is not None:
                 with _lock:
-                    _pools.discard(pool)
-            elif pause is None or after < pause:
-                pause = after
+                    _pools.add(pool)
+                pause = after if pause is None else min(pause, after)
         # No reference may keep a pool alive while this thread sleeps.
-        del pools
-        pool = None  # type: ignore[assignment]
+        pools = pool = None  # type: ignore[assignment]
         if pause is None:
             with _lock:
                 if not _pools:
@@ -81,7 +84,7 @@ def _tidy(pool: Sweepable) -> float | None:
 def _forget() -> None:
     """A forked child has no such thread, and no connections to tidy up."""
     global _lock, _thread, _wake
-    _lock, _wake, _thread = threading.Lock(), threading.Event(), None
+    _lock, _wake, _thread = threading.RLock(), threading.Event(), None
     _pools.clear()
 
 

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 
@@ -39,8 +39,10 @@ def run(
     while True:
         try:
             with lend() as conn, _characteristics(conn, isolation_level, read_only, deferrable):
+                result: Any = None  # if the transaction is left by `psycopg.Rollback`
                 with conn.transaction():
-                    return fn(conn)
+                    result = fn(conn)
+                return cast(T, result)
         except REPEATED:
             failures += 1
             if failures > max_retries:
@@ -70,6 +72,11 @@ def _characteristics(
     conn.isolation_level, conn.read_only, conn.deferrable = after
     try:
         yield
+    except psycopg.errors.ReadOnlySqlTransaction as exc:
+        if conn.read_only:
+            # Asked for: it says nothing about the node, which is what the pool would think.
+            exc.ybsmart_read_only = True  # type: ignore[attr-defined]
+        raise
     finally:
         # On a broken connection these raise, and it is not going to be used again.
         if not conn.closed and conn.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE:
