@@ -285,9 +285,9 @@ class Slot:
         "_lent",
         "_lent_at",
         "_loan",
+        "_lost",
         "_note",
         "_pgconn",
-        "_pool",
         "_retire_at",
         "_retired",
         "_shelf",
@@ -295,7 +295,8 @@ class Slot:
         "_watch",
     )
 
-    _pool: PoolCore
+    _lost: object  # the pool's `_leaked`, by which it knows its own: a returned connection that
+    # somebody keeps must not keep the pool
     _shelf: Shelf
     _conn: object
     _pgconn: object
@@ -315,7 +316,7 @@ class Slot:
     _retired: cython.bint
 
     def __init__(self, pool: PoolCore, conn: Any, shelf: Shelf, retire_at: cython.double) -> None:
-        self._pool = pool
+        self._lost = pool._leaked
         self._shelf = shelf
         self._conn = conn
         self._pgconn = conn.pgconn
@@ -365,7 +366,7 @@ class Slot:
         # Called by the garbage collector, so possibly inside a critical section of this very
         # thread: leave a note and return.
         if self._lent and not self._retired:
-            self._pool._leaked.append(self)
+            self._lost.append(self)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         state = "retired" if self._retired else "lent" if self._lent else "idle"
@@ -863,7 +864,7 @@ class PoolCore:
         slot: object = getattr(conn, "_ybsmart_slot", None)
         if isinstance(slot, Slot):
             mine: Slot = slot
-            if mine._pool is self and mine._lent and not mine._retired:
+            if mine._lost is self._leaked and mine._lent and not mine._retired:
                 return mine
         raise self._not_lent(conn)
 
@@ -1430,6 +1431,21 @@ class PoolCore:
                     if reason is not None:
                         self._retire(slot, conn, reason)
                 conn = None
+
+    def _idle_conns(self) -> list[Any]:
+        """The idle connections, for a look from afar: they may be lent at any moment."""
+        conns: list[Any] = [None] * (self._idle + 8)
+        shelf: Shelf
+        slot: Slot
+        i: cython.Py_ssize_t = 0
+        with cython.critical_section(self):
+            for shelf in self._shelves:
+                slot = shelf._top
+                while slot is not None and i < len(conns):
+                    conns[i] = slot._conn
+                    slot = slot._below
+                    i += 1
+        return conns[:i]
 
     @cython.cfunc
     def _longest_idle(self, shelf: Shelf) -> Slot:

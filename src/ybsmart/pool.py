@@ -38,7 +38,7 @@ from .connection import Connection
 from .errors import DoubleRelease
 from .events import Listener, Listeners
 from .faults import Fault, classify
-from .liveness import is_alive
+from .liveness import any_has_news, is_alive
 from .pool_options import Conninfo, Kwargs
 from .result import Result
 from .stats import Stats, report
@@ -382,8 +382,10 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         deadline = time.monotonic() + timeout
         if self.min_size:
             self.open()
-            if self._wait_until(self._is_filled, timeout):
-                return
+            # Looked at every now and then as well: lending is not reported.
+            while (left := deadline - time.monotonic()) > 0:
+                if self._wait_until(self._is_filled, min(left, 0.05)):
+                    return
         elif self._can_connect(deadline):
             return
         error = self._timeout_error(timeout)
@@ -392,7 +394,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         raise error from cause
 
     def _is_filled(self) -> bool:
-        return self.total_count - self.connecting_count >= self.min_size
+        # Those on the way from one hand to the next are neither idle nor has anybody got them.
+        there = sum(1 for slot in self.slots() if not slot.lent or slot.holder)
+        return there >= self.min_size
 
     def _can_connect(self, deadline: float) -> bool:
         while (left := deadline - time.monotonic()) > 0:
@@ -523,7 +527,8 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
     def tidy(self) -> float | None:
         """What is due by the clock. Called by the sweeper."""
         self._sweep()
-        self._inspect(False)
+        if any_has_news(self._idle_conns()):
+            self._inspect(False)
         self._report_leaks()
         if not self.total_count and not (self.min_size and self._is_refilling()):
             return None  # watched again with the next connection
@@ -820,7 +825,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             self._check(conn)
             self._must_be_idle(conn, "check")
         except Exception as exc:
-            logger.info("%s: a connection failed its check: %s", self.name, exc)
+            logger.info("%s: a connection failed check: %s", self.name, exc)
             self._last_failure = _without_traceback(exc)
             return False
         return True
