@@ -14,7 +14,7 @@ from psycopg.abc import AdaptContext, ConnParam
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import Row, RowFactory
 
-from . import registry
+from . import registry, steering
 from ._core import hosts
 from .cluster import Cluster, NodeInfo, Unreachable, at_endpoint
 from .faults import Fault, classify
@@ -83,7 +83,7 @@ class Connection(psycopg.Connection[Row]):
         tiers = cluster.tiers(properties.policy)
         tried: set[hosts.Host] = set()
         reasons: dict[str, BaseException] = {}
-        while lease := table.reserve(tiers, time.monotonic(), tried or None):
+        while lease := steering.reserve(table, tiers, time.monotonic(), tried or None):
             host = lease.host
             endpoint = {"host": host.info.host, "port": str(host.info.port)}
             try:

@@ -42,6 +42,7 @@ from .liveness import any_has_news, is_alive
 from .pool_options import Conninfo, Kwargs
 from .result import Result
 from .stats import Stats, report
+from .steering import Cap, NodesFull, steered_by
 
 if sys.version_info >= (3, 13):
     from typing import Self, TypeVar
@@ -125,6 +126,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         max_connecting: int | None = None,
         num_workers: int | None = None,
         lifo: bool = True,
+        max_per_node: int | None = None,
         open: bool | None = None,
         name: str | None = None,
         configure: Callable[[CT], None] | None = None,
@@ -156,6 +158,8 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         max_waiting: requests that may wait; more raise `TooManyRequests`. 0 is no limit.
         max_connecting: connections opened at a time, 3 by default; also called num_workers.
         lifo: whether the connection returned last is lent first, among those of one node.
+        max_per_node: connections to one node at most, those being opened included; when all nodes
+            have that many, it is as if `max_size` were reached. With load balancing only.
         open: True fills up to `min_size` now; False refuses requests until `open` is called; None
             fills up with the first request.
         configure: called with each new connection; check: with each before it is lent; reset: with
@@ -223,6 +227,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         self._check = check
         self._reset = reset
         self._reconnect_failed = reconnect_failed
+        self.max_per_node = (
+            None if max_per_node is None else check_.whole("max_per_node", max_per_node, 1)
+        )
         self._leak_threshold = 0.0
         self._evicting = "evict"  # or "drain": what the last of these was, for the statistics
         self._listeners = Listeners()
@@ -237,6 +244,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
     def _fork_safe_state(self) -> None:
         """What a forked child must have of its own: locks, and what they guard."""
         self._stats = Stats()
+        self._cap = Cap(self.max_per_node, self._count_on) if self.max_per_node else None
         self._removals: set[int] = set()  # of whose `remove` event nobody has been told yet
         self._failures = 0  # to connect, in a row
         self._failing_since: float | None = None
@@ -622,6 +630,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         if self._leak_threshold and self.total_count:
             sweeper.watch(self)
 
+    def _count_on(self, key: str) -> int:
+        return sum(shelf.idle + shelf.lent for shelf in self.shelves() if shelf.key == key)
+
     def lent_on(self, key: str) -> int:
         """How many connections to a node are lent, for `NodeInfo.in_use`."""
         return sum(shelf.lent for shelf in self.shelves() if shelf.key == key)
@@ -719,6 +730,8 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
                 lives = self.max_lifetime * random.uniform(0.9, 1.0)
                 sweeper.watch(self)
                 opening = self._opened(opening, conn, key, label, time.monotonic() + lives)
+                if self._cap is not None:
+                    self._cap.over()
                 conn = None  # or this thread would keep a dropped one alive
             if opening is None and self._claim_retry():
                 opening = self._wait_for_opening()
@@ -727,7 +740,8 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         started = time.monotonic()
         self._stats.count("connections_num")
         text, options = check_.connect_arguments(self.conninfo, self.kwargs, self.connect_timeout)
-        conn = self.connection_class.connect(text, **options)
+        with steered_by(self._cap):
+            conn = self.connection_class.connect(text, **options)
         try:
             conn._pool = self  # type: ignore[assignment]
             if self._configure is not None:
@@ -746,6 +760,12 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         self._last_failure = None
 
     def _connect_failed(self, opening: core.Opening, error: BaseException) -> core.Opening | None:
+        if self._cap is not None:
+            self._cap.over()
+            if isinstance(error, NodesFull):
+                # As if `max_size` were reached: with the connections there are, or when one ends.
+                delay = 0.0 if self._squeeze(_SQUEEZE) else _BACKOFF_FIRST
+                return self._opening_failed(opening, error, delay, False)
         self._stats.count("connections_errors")
         self._last_failure = _without_traceback(error)
         if self._failing_since is None:
@@ -755,17 +775,22 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             logger.info("%s: no more connections for now: %s", self.name, error)
             return self._opening_failed(opening, error, 0.0, False)
         told = self.fail_fast and opening.owner is not None
-        if told:
-            self._count_error()
-        else:
-            level = logging.INFO if self._failures else logging.WARNING
-            logger.log(level, "%s: connecting failed, to be tried again: %s", self.name, error)
-            self._listeners.tell("error", error, None)
         # The first failure is tried again at once, for the next in line: it may have been chance.
         delay = 0.0
         if self._failures or not told:
             delay = min(_BACKOFF_FIRST * 2 ** min(self._failures, 16), _BACKOFF_MOST)
             delay *= random.uniform(0.5, 1.0)
+        if told:
+            self._count_error()
+        else:
+            logger.log(
+                logging.INFO if self._failures else logging.WARNING,
+                "%s: connecting failed, next reconnection attempt in %.2f s: %s",
+                self.name,
+                delay,
+                error,
+            )
+            self._listeners.tell("error", error, None)
         self._failures += 1
         return self._opening_failed(opening, error, delay, self.fail_fast)
 
