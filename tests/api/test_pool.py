@@ -13,56 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from support import by_node, in_threads
+from support import Queued, by_node, in_threads, until
 
 import ybsmart
 from ybsmart import ConnectionPool, PoolClosed, PoolTimeout
 from ybsmart.testing import LocalCluster
-
-
-@pytest.fixture
-def pool(balanced: str) -> Iterator[ConnectionPool]:
-    """Up to three connections, balanced; at the end nothing is missing."""
-    with ConnectionPool(balanced, max_size=3, timeout=10) as pool:
-        yield pool
-        if not pool.closed:
-            pool.check()
-            assert pool.idle_count == pool.total_count
-    assert pool.total_count == 0
-
-
-class Queued:
-    """A thread that asks the pool for a connection, and is known to be in the queue."""
-
-    def __init__(self, pool: ConnectionPool, timeout: float = 10) -> None:
-        self.conn: psycopg.Connection[Any] | None = None
-        self.error: BaseException | None = None
-        before = pool.waiting_count
-        self.thread = threading.Thread(target=self._run, args=(pool, timeout))
-        self.thread.start()
-        until(lambda: pool.waiting_count > before or not self.thread.is_alive())
-
-    def _run(self, pool: ConnectionPool, timeout: float) -> None:
-        try:
-            self.conn = pool.getconn(timeout)
-        except BaseException as exc:
-            self.error = exc
-
-    def result(self) -> psycopg.Connection[Any]:
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-        if self.error is not None:
-            raise self.error
-        assert self.conn is not None
-        return self.conn
-
-
-def until(condition: Any, limit: float = 10) -> None:
-    """Spin until something observable is so; for states that announce themselves to nobody."""
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0)
 
 
 # Lending
