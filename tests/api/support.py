@@ -48,7 +48,7 @@ def in_threads(count: int, action: Callable[[], object]) -> list[BaseException]:
 class Queued:
     """A thread that asks the pool for a connection, and is known to be in the queue."""
 
-    def __init__(self, pool: ConnectionPool, timeout: float = 10) -> None:
+    def __init__(self, pool: ConnectionPool, timeout: float | None = 10) -> None:
         self.conn: psycopg.Connection[Any] | None = None
         self.error: BaseException | None = None
         before = pool.waiting_count
@@ -56,7 +56,7 @@ class Queued:
         self.thread.start()
         until(lambda: pool.waiting_count > before or not self.thread.is_alive())
 
-    def _run(self, pool: ConnectionPool, timeout: float) -> None:
+    def _run(self, pool: ConnectionPool, timeout: float | None) -> None:
         try:
             self.conn = pool.getconn(timeout)
         except BaseException as exc:
