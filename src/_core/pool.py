@@ -22,6 +22,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import cython
 else:
     from ybsmart._core import _shim as cython
@@ -419,7 +421,7 @@ class Checkout:
     def __enter__(self) -> Any:
         if self._conn is not None:
             raise RuntimeError("this block has been entered already: call connection() for each")
-        conn: object = self._pool.getconn(self._timeout)
+        conn: object = self._pool.getconn(self._timeout)  # type: ignore[arg-type]
         slot: Slot = self._pool._slot_of(conn)
         slot._in_block = True
         self._loan = slot._loan
@@ -472,9 +474,9 @@ class PoolCore:
         "_guard",
         "_idle",
         "_idle_status",
+        "_last_opening",
         "_leaked",
         "_lent",
-        "_last_opening",
         "_lifo",
         "_listening",
         "_max_connecting",
@@ -504,8 +506,8 @@ class PoolCore:
         "_wait",
         "_wait_buckets",
         "_waiting",
-        "_watched",
         "_washing",
+        "_watched",
     )
 
     _guard: object
@@ -692,11 +694,11 @@ class PoolCore:
         shelf: Shelf
         best: Shelf = None  # type: ignore[assignment]
         count: cython.Py_ssize_t = len(self._shelves)
-        i: cython.Py_ssize_t
+        _: cython.Py_ssize_t
         at: cython.Py_ssize_t = self._turn
         # Fewest lent; among equals each in turn, so that requests which do not overlap are spread
         # as well.
-        for i in range(count):
+        for _ in range(count):
             if at >= count:
                 at = 0
             shelf = self._shelves[at]
@@ -826,9 +828,9 @@ class PoolCore:
         """Raise unless this is the connection's present loan. Where the caller has no number, 0:
         what was lent through a block is returned by the thread that took it, if not by the block;
         another thread means an older loan."""
-        if slot._lent and not slot._retired:
-            if slot._loan == loan or (loan == 0 and slot._holder == get_ident()):
-                return None
+        mine: cython.bint = slot._loan == loan or (loan == 0 and slot._holder == get_ident())
+        if mine and slot._lent and not slot._retired:
+            return None
         raise self._not_lent(conn)
 
     @cython.cfunc
@@ -1016,7 +1018,7 @@ class PoolCore:
 
     @cython.cfunc
     def _grant(self, slot: Slot) -> Waiter:
-        """Hand a lent slot to the first waiter; return it, to be woken. Caller holds the section."""
+        """Hand a lent slot to the first waiter, who is to be woken. Caller holds the section."""
         waiter: Waiter = self._queue.grant(slot)
         self._left(waiter)
         return waiter
@@ -1393,9 +1395,9 @@ class PoolCore:
             above = None  # type: ignore[assignment]
             slot = shelf._top
             while slot is not None:
-                if (self._unfit(slot, now) or (spare and now - slot._idle_since >= self._max_idle)) and (
-                    oldest is None or slot._idle_since < oldest._idle_since
-                ):
+                if (
+                    self._unfit(slot, now) or (spare and now - slot._idle_since >= self._max_idle)
+                ) and (oldest is None or slot._idle_since < oldest._idle_since):
                     oldest, over = slot, above
                 above = slot
                 slot = slot._below
@@ -1523,7 +1525,11 @@ class PoolCore:
         self._begin_all()
 
     def _set_flags(
-        self, vetting: cython.bint, washing: cython.bint, tracing: cython.bint, listening: cython.int
+        self,
+        vetting: cython.bint,
+        washing: cython.bint,
+        tracing: cython.bint,
+        listening: cython.int,
     ) -> None:
         """Which hooks are called for each loan; none costs anything while it is off."""
         self._vetting = vetting

@@ -59,8 +59,8 @@ CT = TypeVar("CT", bound=psycopg.Connection[Any], default=Connection[TupleRow])
 T = TypeVar("T")
 F = TypeVar("F", bound=Listener)
 
-# Errors after which a node serves no request, of any connection: it is shutting down, has crashed or
-# is starting; and the one of a node that may no longer be written to.
+# Errors after which a node serves no connection: it is shutting down, has crashed or is starting;
+# and the one of a node that may no longer be written to.
 _NODE_IS_GOING = ("57P01", "57P02", "57P03")
 _READ_ONLY = "25006"
 
@@ -114,7 +114,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         conninfo: Conninfo = "",
         *,
         kwargs: Kwargs = None,
-        connection_class: type[CT] = cast(type[CT], Connection),
+        connection_class: type[CT] = cast(type[CT], Connection),  # noqa: B008
         min_size: int = 0,
         max_size: int | None = None,
         timeout: float | None = 30.0,
@@ -540,7 +540,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         self._report_leaks()
         if not self.total_count and not (self.min_size and self._is_refilling()):
             return None  # watched again with the next connection
-        soonest = min(self.max_idle / 4, self.max_lifetime / 10, self.leak_detection_threshold or 1e9)
+        soonest = min(
+            self.max_idle / 4, self.max_lifetime / 10, self.leak_detection_threshold or 1e9
+        )
         return min(max(soonest, 0.02), 1.0)
 
     # Events
@@ -639,7 +641,8 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
-        return f"<{type(self).__module__}.{type(self).__qualname__} {self.name!r}{state} {self._state()}>"
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"<{kind} {self.name!r}{state} {self._state()}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a connection pool cannot be pickled: make one in each process")
@@ -695,10 +698,11 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
 
     def _too_many(self) -> PoolError:
         self._count_error("requests_rejected")
-        return _errors().TooManyRequests(
+        error: PoolError = _errors().TooManyRequests(
             f"{self._title()} has already {self.waiting_count} requests waiting, of "
             f"{self.max_waiting} that may {self._state()}"
         )
+        return error
 
     # What the core asks for: connecting
 
@@ -856,7 +860,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         return True
 
     def _pause(self, timeout: float | None, started: float, failures: int) -> float | None:
-        pause = min(_RECHECK_FIRST * 2**min(failures - 1, 16), _RECHECK_MOST) if failures else 0.0
+        pause = min(_RECHECK_FIRST * 2 ** min(failures - 1, 16), _RECHECK_MOST) if failures else 0.0
         limit = self._limit(timeout)
         if limit < 0:
             time.sleep(pause)
@@ -938,7 +942,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             return
         try:
             if about == "lost":
-                lost = psycopg.OperationalError("the server closed the connection while it was idle")
+                lost = psycopg.OperationalError("the server closed the idle connection")
                 logger.info("%s: %s: %s", self.name, lost, conn)
                 self._listeners.tell("error", lost, conn)
             self._listeners.tell(event, conn)
@@ -1018,14 +1022,17 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
 
     def _closed_error(self) -> PoolError:
         if not self._opened_explicitly:
-            return _errors().PoolClosed(f"{self._title()} is not open yet")
-        return _errors().PoolClosed(f"{self._title()} is already closed")
+            error: PoolError = _errors().PoolClosed(f"{self._title()} is not open yet")
+        else:
+            error = _errors().PoolClosed(f"{self._title()} is already closed")
+        return error
 
     def _timeout_error(self, waited: float) -> PoolError:
-        return _errors().PoolTimeout(
+        error: PoolError = _errors().PoolTimeout(
             f"{self._title()}: couldn't get a connection after {waited:.2f} sec {self._state()}"
             f"{self._holders_listed()}"
         )
+        return error
 
     def _holders_listed(self) -> str:
         """Who has the connections, for messages."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Union, get_origin
+from typing import Any, TypeAlias, get_origin
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -69,8 +69,8 @@ def connection_class(value: Any) -> None:
         raise TypeError("connection_class: expected a subclass of psycopg.Connection")
 
 
-Conninfo = Union[str, Callable[[], str]]
-Kwargs = Union[Mapping[str, Any], Callable[[], Mapping[str, Any]], None]
+Conninfo: TypeAlias = str | Callable[[], str]
+Kwargs: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
 
 
 def connect_arguments(

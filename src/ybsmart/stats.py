@@ -110,5 +110,5 @@ def percentile(buckets: Sequence[int], share: float) -> float:
     for n, count in enumerate(buckets):
         passed += count
         if count and passed >= target:
-            return 2**n / 1000
+            return float(2**n / 1000)
     return 0.0

@@ -80,4 +80,6 @@ def reserve(
 ) -> hosts.Lease | None:
     """`table.reserve`, steered."""
     cap = _steering.get()
-    return table.reserve(tiers, now, tried) if cap is None else cap.reserve(table, tiers, now, tried)
+    return (
+        table.reserve(tiers, now, tried) if cap is None else cap.reserve(table, tiers, now, tried)
+    )

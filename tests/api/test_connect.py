@@ -16,7 +16,6 @@ import ybsmart
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 
-
 # The examples of YugabyteDB's documentation, in Python
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -18,7 +16,6 @@ from support import Queued, by_node, in_threads, until
 import ybsmart
 from ybsmart import ConnectionPool, PoolClosed, PoolTimeout
 from ybsmart.testing import LocalCluster
-
 
 # Lending
 
@@ -55,7 +52,7 @@ def test_the_block_commits(pool: ConnectionPool) -> None:
 def test_the_block_rolls_back_on_an_exception_and_keeps_the_connection(
     pool: ConnectionPool,
 ) -> None:
-    with pytest.raises(RuntimeError), pool.connection() as conn:
+    with pytest.raises(RuntimeError), pool.connection() as conn:  # noqa: PT012
         pid = conn.info.backend_pid
         conn.execute("CREATE TABLE rolled_back AS SELECT 1")
         raise RuntimeError
@@ -227,7 +224,9 @@ def test_an_interrupt_while_waiting_loses_nothing(pool: ConnectionPool) -> None:
 # Failing
 
 
-def test_a_failed_connect_reaches_the_one_who_asked_and_frees_the_place(cluster: LocalCluster) -> None:
+def test_a_failed_connect_reaches_the_one_who_asked_and_frees_the_place(
+    cluster: LocalCluster,
+) -> None:
     url = cluster.conninfo(load_balance=True)
     with ConnectionPool(url, kwargs={"password": "wrong"}, max_size=1) as pool:
         for _ in range(3):

@@ -163,7 +163,8 @@ def test_a_pool_that_is_dropped_is_collected_though_a_connection_is_kept(balance
     pool.wait(10)
     with pool.connection() as conn:
         pass
-    until(lambda: not any(t.name == f"{pool.name}-connect" for t in threading.enumerate()))
+    connector = f"{pool.name}-connect"
+    until(lambda: not any(t.name == connector for t in threading.enumerate()))
     gone = weakref.ref(pool)
     del pool
 
@@ -214,7 +215,7 @@ def test_a_block_does_not_touch_a_connection_that_is_somebody_elses_by_now(
     pool: ConnectionPool,
 ) -> None:
     pool.resize(0, 1)
-    with pytest.raises(DoubleRelease):
+    with pytest.raises(DoubleRelease):  # noqa: PT012
         with pool.connection() as conn:
             pool.putconn(conn)
             other = pool.getconn()

@@ -79,7 +79,7 @@ def test_the_error_that_ended_the_block_comes_with_the_release(pool: ConnectionP
     released: list[Any] = []
     pool.on("release", lambda error, conn: released.append(error))
     error = ValueError()
-    with pytest.raises(ValueError, match="^$"), pool.connection():
+    with pytest.raises(ValueError, match=r"^$"), pool.connection():
         raise error
     assert released == [error]
 
@@ -101,7 +101,7 @@ def test_a_connection_that_dies_idle_is_an_error_and_then_removed(pool: Connecti
 
 def test_a_connection_that_breaks_in_use_is_no_pool_error(pool: ConnectionPool) -> None:
     record = Record(pool)
-    with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
+    with pytest.raises(psycopg.OperationalError), pool.connection() as conn:  # noqa: PT012
         kill_backend(conn)
         conn.execute("SELECT 1")
     assert record.names() == ["connect", "acquire", "release", "remove"]

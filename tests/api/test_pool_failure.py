@@ -197,7 +197,7 @@ def test_a_node_that_is_read_only_or_going_loses_its_connections(
 ) -> None:
     with ConnectionPool(balanced, max_size=9, timeout=10) as pool:
         others: list[Any] = []
-        with pytest.raises(psycopg.Error) as caught, pool.connection() as teller:
+        with pytest.raises(psycopg.Error) as caught, pool.connection() as teller:  # noqa: PT012
             others += [pool.getconn() for _ in range(8)]
             siblings = [conn for conn in others if conn.node.address == teller.node.address]
             lent = siblings[0]
@@ -222,7 +222,7 @@ def test_a_transaction_that_is_to_be_read_only_says_nothing_about_its_node(
 
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         pool.run_transaction(write, read_only=True)
-    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), pool.connection() as conn:
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), pool.connection() as conn:  # noqa: PT012
         conn.read_only = True
         write(conn)
     conn.read_only = None

@@ -13,17 +13,46 @@ from support import Queued, until
 from ybsmart import ConnectionPool, PoolTimeout
 from ybsmart.testing import LocalCluster
 
-PSYCOPG_KEYS = (
-    "pool_min pool_max pool_size pool_available requests_waiting usage_ms requests_num "
-    "requests_queued requests_wait_ms requests_errors returns_bad connections_num connections_ms "
-    "connections_errors connections_lost"
-).split()
-OWN_KEYS = (
-    "pool_connecting pool_checked_out pool_peak requests_timeouts requests_rejected "
-    "returns_rolled_back removed_idle removed_lifetime removed_uses removed_error removed_check "
-    "removed_drain removed_evict removed_leak wait_ms_p50 wait_ms_p99 wait_ms_max usage_ms_p50 "
-    "usage_ms_p99 usage_ms_max nodes"
-).split()
+PSYCOPG_KEYS = [
+    "pool_min",
+    "pool_max",
+    "pool_size",
+    "pool_available",
+    "requests_waiting",
+    "usage_ms",
+    "requests_num",
+    "requests_queued",
+    "requests_wait_ms",
+    "requests_errors",
+    "returns_bad",
+    "connections_num",
+    "connections_ms",
+    "connections_errors",
+    "connections_lost",
+]
+OWN_KEYS = [
+    "pool_connecting",
+    "pool_checked_out",
+    "pool_peak",
+    "requests_timeouts",
+    "requests_rejected",
+    "returns_rolled_back",
+    "removed_idle",
+    "removed_lifetime",
+    "removed_uses",
+    "removed_error",
+    "removed_check",
+    "removed_drain",
+    "removed_evict",
+    "removed_leak",
+    "wait_ms_p50",
+    "wait_ms_p99",
+    "wait_ms_max",
+    "usage_ms_p50",
+    "usage_ms_p99",
+    "usage_ms_max",
+    "nodes",
+]
 
 
 def test_the_keys(pool: ConnectionPool) -> None:
@@ -38,7 +67,11 @@ def test_requests_and_times_are_counted(cluster: LocalCluster, balanced: str) ->
         first.execute("SELECT pg_sleep(0.05)")
         waiter = Queued(pool)
         stats = pool.get_stats()
-        assert (stats["pool_size"], stats["pool_checked_out"], stats["requests_waiting"]) == (2, 2, 1)
+        assert (stats["pool_size"], stats["pool_checked_out"], stats["requests_waiting"]) == (
+            2,
+            2,
+            1,
+        )
         second.execute("SELECT pg_sleep(0.05)")
         pool.putconn(second)
         pool.putconn(waiter.result())
