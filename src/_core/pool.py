@@ -309,7 +309,7 @@ class Slot:
     _fresh_until: cython.double  # idle for longer, it is looked at before it is lent
     _retire_at: cython.double
     _lent_at: cython.double
-    _holder: cython.ulonglong
+    _holder: cython.ulonglong  # 0 unless in somebody's hands: neither on the way there nor back
     _uses_left: cython.Py_ssize_t  # below zero: no limit
     _generation: cython.Py_ssize_t
     _loan: cython.longlong  # the number of the present or last one
@@ -367,7 +367,7 @@ class Slot:
     def _dropped(self, _: object) -> None:
         # Called by the garbage collector, so possibly inside a critical section of this very
         # thread: leave a note and return.
-        if self._lent and not self._retired:
+        if self._holder:
             self._lost.append(self)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
@@ -431,10 +431,10 @@ class Checkout:
     def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
         conn: Any = self._conn
         self._conn = None
-        # Raises, and leaves the connection alone, when it is somebody else's by now, or the
-        # parent process's.
         slot: Slot = self._pool._slot_of(conn)
-        self._pool._check_loan(slot, conn, self._loan)
+        if slot._loan != self._loan or not slot._holder:
+            # Somebody else's by now, or the parent process's, or nobody's: leave it alone.
+            raise self._pool._not_lent(conn)
         error: object = exc
         try:
             if self._settle and not self._pool._is_idle(conn.pgconn):
@@ -443,7 +443,7 @@ class Checkout:
             error = failure
             raise
         finally:
-            self._pool._check_loan(slot, conn, self._loan)
+            self._pool._claim(slot, conn, self._loan)
             self._pool._return(slot, conn, False, error)
             error = None  # uncompiled, this frame is in its traceback
 
@@ -620,6 +620,7 @@ class PoolCore:
         slot: Slot
         for slot in self._slots:
             slot._retired = True
+            slot._holder = 0
         return [self._slots, self._shelves, self._queue, self._openings, self._leaked]
 
     # What the pool's users call
@@ -639,8 +640,7 @@ class PoolCore:
 
     def putconn(self, conn: Any, *, discard: bool = False) -> None:
         slot: Slot = self._slot_of(conn)
-        if slot._in_block:
-            self._check_loan(slot, conn, 0)
+        self._claim(slot, conn, 0)
         self._return(slot, conn, discard, None)
 
     def connection(self, timeout: float | None = None) -> Checkout:
@@ -734,7 +734,7 @@ class PoolCore:
     def _needs_look(self, slot: Slot) -> cython.bint:
         """Whether it has been idle for long, or since before its node was in trouble."""
         slot._lent_at = monotonic()
-        return slot._lent_at > slot._fresh_until or slot._idle_since < slot._shelf._suspect_since
+        return slot._lent_at >= slot._fresh_until or slot._idle_since <= slot._shelf._suspect_since
 
     @cython.cfunc
     @cython.inline
@@ -824,21 +824,31 @@ class PoolCore:
     # Taking back
 
     @cython.cfunc
-    def _check_loan(self, slot: Slot, conn: object, loan: cython.longlong) -> object:
-        """Raise unless this is the connection's present loan. Where the caller has no number, 0:
-        what was lent through a block is returned by the thread that took it, if not by the block;
-        another thread means an older loan."""
-        mine: cython.bint = slot._loan == loan or (loan == 0 and slot._holder == get_ident())
-        if mine and slot._lent and not slot._retired:
-            return None
-        raise self._not_lent(conn)
+    def _claim(self, slot: Slot, conn: object, loan: cython.longlong) -> object:
+        """Take a connection out of its holder's hands, once; an error if this is not its present
+        loan. Where the caller has no number, 0: what was lent through a block is returned by the
+        thread that took it, if not by the block; another thread means an older loan."""
+        mine: cython.bint
+        here: cython.ulonglong = get_ident()
+        with cython.critical_section(self):
+            if loan:
+                mine = slot._holder != 0 and slot._loan == loan
+            else:
+                mine = slot._holder == here or (slot._holder != 0 and not slot._in_block)
+            if mine:
+                slot._holder = 0
+                slot._in_block = False
+        if not mine:
+            raise self._not_lent(conn)
+        return None
 
     @cython.cfunc
     def _return(self, slot: Slot, conn: Any, discard: cython.bint, error: object) -> object:
         """Take a connection back from its holder, whose block ended with `error`."""
         fit: cython.bint = False
         reason: object = "error"
-        slot._in_block = False
+        if self._leaked:
+            self._collect_leaked()
         try:
             conn._pool = None
             if self._tracing:
@@ -862,11 +872,11 @@ class PoolCore:
 
     @cython.cfunc
     def _slot_of(self, conn: Any) -> Slot:
-        """The slot of a connection that is lent by this pool; an error for any other."""
+        """The slot of a connection of this pool; an error for any other."""
         slot: object = getattr(conn, "_ybsmart_slot", None)
         if isinstance(slot, Slot):
             mine: Slot = slot
-            if mine._lost is self._leaked and mine._lent and not mine._retired:
+            if mine._lost is self._leaked:
                 return mine
         raise self._not_lent(conn)
 
@@ -884,7 +894,6 @@ class PoolCore:
                 self._usage_buckets[_bucket(now - slot._lent_at)] += 1
                 slot._lent_at = 0.0
             reason = self._unfit(slot, now)
-            slot._holder = 0
             if reason == 0:
                 slot._conn = conn
                 if self._waiting:
@@ -1170,7 +1179,8 @@ class PoolCore:
                 # Nobody but the requester is to hear that, say, no thread could be started.
                 opening = self._opening_failed(opening, exc, 0.0, True)
             except BaseException as exc:
-                self._begin(self._opening_failed(opening, exc, 0.0, True))
+                # An interrupt is for this thread. Whoever the connection was for still waits.
+                self._begin(self._opening_failed(opening, exc, 0.0, False))
                 raise
             else:
                 break
@@ -1205,15 +1215,20 @@ class PoolCore:
         Return what has to be opened next.
         """
         spare: Opening = Opening()
-        slot: Slot = Slot(self, conn, self._shelf(key, label), retire_at)
+        slot: Slot
         following: Opening
         given_up: cython.bint
-        conn._pool = None
-        conn._ybsmart_slot = slot
-        self._slots.add(slot)
+        try:
+            slot = Slot(self, conn, self._shelf(key, label), retire_at)
+            conn._pool = None
+            conn._ybsmart_slot = slot
+        except BaseException as exc:
+            self._begin(self._opening_failed(opening, exc, 0.0, True))
+            raise
         with cython.critical_section(self):
             given_up = opening._over
             if not given_up:
+                self._slots.add(slot)
                 self._finish(opening)
                 slot._lent = True
                 slot._shelf._lent += 1
@@ -1222,7 +1237,6 @@ class PoolCore:
                 self._connect_after = 0.0
                 self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
         if given_up:
-            self._slots.discard(slot)
             slot._retired = True
             self._close_conn(conn, "closed")
             return None
@@ -1230,8 +1244,12 @@ class PoolCore:
         self._pass(slot)
         with cython.critical_section(self):
             following = self._next_opening(spare)
-        self._begin_all()
-        self._report()
+        try:
+            self._begin_all()
+            self._report()
+        except BaseException:
+            self._begin(following)
+            raise
         return following
 
     def _opening_failed(
@@ -1258,7 +1276,11 @@ class PoolCore:
             following = self._next_opening(spare)
         if owner is not None and tell:
             owner._wake()  # type: ignore[operator]
-        self._report()
+        try:
+            self._report()
+        except BaseException:
+            self._begin(following)
+            raise
         return following
 
     def _squeeze(self, seconds: cython.double) -> bool:
@@ -1312,6 +1334,7 @@ class PoolCore:
             if slot._retired:
                 return None
             slot._retired = True
+            slot._holder = 0
             slot._conn = None
         try:
             self._close_conn(conn, reason)
@@ -1329,8 +1352,9 @@ class PoolCore:
         spare: Opening = Opening()
         following: Opening
         slot._watch = None  # ends the cycle through its callback
-        self._slots.discard(slot)
         with cython.critical_section(self):
+            # First, because the set has a section of its own, which may give way to others.
+            self._slots.discard(slot)
             self._lent -= 1
             slot._shelf._lent -= 1
             self._total -= 1
@@ -1468,6 +1492,7 @@ class PoolCore:
 
     def _start_closing(self) -> bool:
         """Refuse newcomers from now on. False: it was closing already."""
+        self._collect_leaked()
         with cython.critical_section(self):
             if self._closing:
                 return False
@@ -1490,7 +1515,16 @@ class PoolCore:
             except IndexError:  # another thread took the last one
                 break
             with cython.critical_section(self):
-                slot._retired = True
+                lost: cython.bint = slot._holder != 0
+                slot._holder = 0
+                if lost:
+                    slot._retired = True
+                else:
+                    # A finaliser has returned it after all. It is not watched any more, so it is
+                    # not lent again.
+                    slot._generation = -1
+            if not lost:
+                continue
             try:
                 self._removed(slot)
             finally:

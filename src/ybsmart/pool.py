@@ -248,7 +248,8 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         self._removals: set[int] = set()  # of whose `remove` event nobody has been told yet
         self._failures = 0  # to connect, in a row
         self._failing_since: float | None = None
-        self._last_failure: BaseException | None = None
+        self._last_failure: BaseException | None = None  # to connect
+        self._last_bad_check: BaseException | None = None
         self._progress = threading.Condition()  # told when somebody waits for the pool itself
         self._hurry = threading.Event()  # ends a connector's pause
 
@@ -397,7 +398,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         elif self._can_connect(deadline):
             return
         error = self._timeout_error(timeout)
-        cause = self._last_failure
+        cause = self._cause()
         self.close()
         raise error from cause
 
@@ -654,7 +655,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             raise self._closed_error()
         if self._limit(timeout) == 0:
             self._count_error("requests_timeouts")
-            raise self._timeout_error(0) from self._last_failure
+            raise self._timeout_error(0) from self._cause()
         if self.min_size and not self._is_refilling():
             self._refill(True)
         # Looked up now, and not when this module was imported: gevent may have replaced it.
@@ -673,7 +674,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             )
         if not waiter.parked_on.acquire(True, self._limit(timeout)) and self._withdraw(waiter):
             self._count_error("requests_timeouts")
-            raise self._timeout_error(time.monotonic() - started) from self._last_failure
+            raise self._timeout_error(time.monotonic() - started) from self._cause()
 
     def _limit(self, timeout: float | None) -> float:
         """Seconds to wait at most, as `Lock.acquire` wants them: -1 is for ever."""
@@ -855,8 +856,9 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             self._must_be_idle(conn, "check")
         except Exception as exc:
             logger.info("%s: a connection failed check: %s", self.name, exc)
-            self._last_failure = _without_traceback(exc)
+            self._last_bad_check = _without_traceback(exc)
             return False
+        self._last_bad_check = None
         return True
 
     def _pause(self, timeout: float | None, started: float, failures: int) -> float | None:
@@ -869,7 +871,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         if left <= pause:
             time.sleep(max(left, 0))
             self._count_error("requests_timeouts")
-            raise self._timeout_error(limit) from self._last_failure
+            raise self._timeout_error(limit) from self._cause()
         time.sleep(pause)
         return left - pause
 
@@ -1033,6 +1035,10 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             f"{self._holders_listed()}"
         )
         return error
+
+    def _cause(self) -> BaseException | None:
+        """What is likely to be behind a time-out."""
+        return self._last_failure or self._last_bad_check
 
     def _holders_listed(self) -> str:
         """Who has the connections, for messages."""

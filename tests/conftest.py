@@ -1,0 +1,111 @@
+"""What is tested: the header that says it, and the fixture that provides both builds of the core.
+
+`YBSMART_IMPL` decides what the package under test runs on, `--impl` which builds `core` provides.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import sys
+from dataclasses import dataclass
+from filecmp import cmp
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import ybsmart
+from ybsmart._core import MODULES
+
+IMPLS = ("c", "python")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--impl",
+        choices=("all", *IMPLS),
+        default="all",
+        help="which build of the core to test (python: also skips what needs a compiler)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads the seed
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(random.getrandbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    impl = config.option.impl
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    tested = ", ".join(
+        (
+            f"ybsmart {ybsmart.__version__} ({ybsmart.__impl__})",
+            f"core: {'c and python' if impl == 'all' else f'{impl} only'}",
+            f"{platform.python_implementation()} {platform.python_version()}",
+            f"GIL {'on' if gil else 'off'}",
+            f"--hypothesis-seed={config.option.hypothesis_seed}",
+        )
+    )
+    changed = changed_since_installed()
+    return [tested, *([f"NOT INSTALLED YET (run make): {', '.join(changed)}"] if changed else [])]
+
+
+def changed_since_installed() -> list[str]:
+    """The files of src that differ from what is installed, and so from what is tested."""
+    src = Path(__file__).parents[1] / "src"
+    installed = Path(ybsmart.__file__).parent
+    pairs = [
+        (path, installed / path.relative_to(src / "ybsmart" if top == "ybsmart" else src))
+        for top in ("ybsmart", "_core")
+        for path in (src / top).rglob("*.py")
+    ]
+    return [
+        path.relative_to(src).as_posix()
+        for path, copy in pairs
+        if not (copy.exists() and cmp(path, copy, shallow=False))
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    impl = config.option.impl
+    if impl == "all":
+        return
+
+    def is_wanted(item: pytest.Item) -> bool:
+        callspec = getattr(item, "callspec", None)
+        return callspec is None or callspec.params.get("core", impl) == impl
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
+    items[:] = filter(is_wanted, items)
+
+
+@dataclass(frozen=True)
+class Core:
+    """One build of the core, its modules under the names they have in `ybsmart._core`."""
+
+    name: str
+    hosts: ModuleType
+    pool: ModuleType
+
+    @property
+    def modules(self) -> tuple[ModuleType, ...]:
+        return (self.hosts, self.pool)
+
+
+def load_core(name: str) -> Core:
+    package = {"c": "ybsmart._core._c", "python": "ybsmart._core"}[name]
+    core = Core(name, **{module: import_module(f"{package}.{module}") for module in MODULES})
+    for module in core.modules:
+        # Without these a missing extension could mean that one build is tested twice.
+        assert module.__name__.rpartition(".")[0] == package
+        assert module.is_compiled() is (name == "c")
+    return core
+
+
+@pytest.fixture(scope="session", params=IMPLS)
+def core(request: pytest.FixtureRequest) -> Core:
+    """Each test that asks for it runs on both builds. A missing extension is an error."""
+    return load_core(request.param)

@@ -1,0 +1,92 @@
+"""Fixtures for tests of the core. `core` itself is in tests/conftest.py."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+
+from tests.conftest import IMPLS, load_core
+from tests.core.shell import make_shell
+
+# A run is repeated with the seed that the header shows, so no database of failures is kept.
+# Without the phase that explains failures, which takes minutes.
+settings.register_profile(
+    "core", deadline=None, database=None, phases=(Phase.explicit, Phase.generate, Phase.shrink)
+)
+settings.load_profile("core")
+
+
+@pytest.fixture(scope="session")
+def cores(request: pytest.FixtureRequest) -> list[Any]:
+    """The builds under test side by side, for tests that drive them in step."""
+    impl = request.config.option.impl
+    return [load_core(name) for name in IMPLS if impl in ("all", name)]
+
+
+@pytest.fixture(scope="session")
+def stress_seconds() -> float:
+    """How long a test with real threads goes on; from 10 on, others are more thorough as well."""
+    return float(os.environ.get("YBSMART_STRESS_SECONDS", "1.5"))
+
+
+@pytest.fixture
+def make_pool(core: Any) -> Iterator[Callable[..., Any]]:
+    """Makes pools; after the test they are checked, and no actor is left behind."""
+    shell = make_shell(core)
+    pools: list[Any] = []
+
+    def make(*args: Any, **options: Any) -> Any:
+        pools.append(shell(*args, **options))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        for actor in pool.actors:
+            actor.abandon()
+        pool.check()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(core: Any, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The pool's clock, which stands still unless the test moves it."""
+    if not hasattr(core.pool, "monotonic"):
+        pytest.skip("the compiled core reads the system's clock")
+    clock = Clock()
+    monkeypatch.setattr(core.pool, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Threads are switched as often as the interpreter can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def eager_gc() -> Iterator[None]:
+    """The garbage collector runs at every occasion."""
+    # What the session has accumulated would make each of these runs slow.
+    gc.collect()
+    gc.freeze()
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()

@@ -1,0 +1,474 @@
+"""What the tests of the pool put around it: a shell whose connections are only pretended, and
+actors, threads that run one at a time and only as far as a test lets them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+import weakref
+from _thread import allocate_lock
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import repeat
+from typing import Any
+
+IDLE = 0
+IN_TRANSACTION = 2
+NEVER = 1e9  # seconds of idleness that no test reaches
+STUCK = 5.0  # seconds after which an actor is taken to be in a deadlock
+
+
+class Closed(Exception):
+    """The shell's error for requests to a closing pool."""
+
+
+class NotLent(Exception):
+    """The shell's error for connections that are not on loan."""
+
+
+class TimedOut(Exception):
+    """The shell's error for requests that waited too long."""
+
+
+class Interrupt(BaseException):
+    """What may come at any time, as KeyboardInterrupt does."""
+
+
+class Abandoned(BaseException):
+    """Ends an actor that the test has no further use for."""
+
+
+# Actors
+
+
+class Stage:
+    """A thread on which one actor after the other acts: many are needed, and threads are dear."""
+
+    free: list[Stage] = []
+
+    def __init__(self) -> None:
+        self.go = allocate_lock()
+        self.go.acquire()
+        self.stopped = allocate_lock()
+        self.stopped.acquire()
+        self.actor: Actor | None = None
+        self.thread = threading.Thread(target=self._run, name="stage", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self.go.acquire()
+            assert self.actor is not None
+            self.actor.act()
+            self.actor = None
+            self.stopped.release()
+
+    def continue_(self) -> bool:
+        """Let the actor go on to its next stop. False: it has not got there."""
+        self.go.release()
+        return self.stopped.acquire(True, STUCK)
+
+    def wait(self) -> None:
+        """Called on this thread: stop until it is to go on."""
+        self.stopped.release()
+        self.go.acquire()
+
+
+class Actor:
+    """Something that is done from one stop to the next when told to, and not otherwise."""
+
+    _now = threading.local()
+
+    def __init__(
+        self, action: Callable[[], Any], name: str = "request", stops: Iterable[str] = ("sleep",)
+    ) -> None:
+        """`stops`: the labels, as passed to `stop`, at which it stops."""
+        self.name = name
+        self.stops = frozenset(stops)
+        self.at = "start"
+        self.error: BaseException | None = None
+        self.waiter: Any = None  # until its end, as it refers to what it was granted
+        self._action: Callable[[], Any] | None = action
+        self._value: Any = None
+        self._pending: BaseException | None = None
+        self._time_is_up = False
+        self._stage: Stage | None = None
+
+    @classmethod
+    def running(cls) -> Actor | None:
+        """The actor whose thread this is."""
+        return getattr(cls._now, "actor", None)
+
+    @property
+    def ended(self) -> bool:
+        return self.at == "end"
+
+    def act(self) -> None:
+        """Called on its stage, once."""
+        Actor._now.actor = self
+        assert self._action is not None
+        try:
+            self._value = self._action()
+        except BaseException as exc:
+            self.error = exc
+        Actor._now.actor = self._action = self.waiter = None
+        self.at = "end"
+
+    def stop(self, label: str) -> None:
+        """Called on its own thread: wait for the next `step`."""
+        if label not in self.stops or isinstance(self._pending, Abandoned):
+            return
+        self.at = label
+        assert self._stage is not None
+        self._stage.wait()
+        if isinstance(self._pending, Abandoned):
+            raise self._pending
+
+    def step(self) -> None:
+        """Run it to its next stop, or its end."""
+        assert not self.ended
+        if self._stage is None:
+            self._stage = Stage.free.pop() if Stage.free else Stage()
+            self._stage.actor = self
+        if not self._stage.continue_():
+            frame = sys._current_frames()[self._stage.thread.ident or 0]
+            stack = "".join(traceback.format_stack(frame))
+            raise AssertionError(f"{self!r} is in a deadlock:\n{stack}")
+        if self.ended:
+            Stage.free.append(self._stage)
+            self._stage = None
+
+    def sleep(self) -> bool:
+        """Called on its own thread: sleep until woken. False: its time was up first."""
+        while True:
+            self.stop("sleep")
+            if self._pending is not None:
+                pending, self._pending = self._pending, None
+                raise pending
+            if self.waiter.parked_on.wakes:
+                return True
+            if self._time_is_up:
+                # Between the end of its time and its withdrawal it may be served yet.
+                self.stop("withdraw")
+                return False
+            if "sleep" not in self.stops:
+                raise AssertionError("would sleep for ever")
+
+    @property
+    def can_run(self) -> bool:
+        """Neither at its end nor asleep with nothing to wake it."""
+        if self.ended:
+            return False
+        if self.at != "sleep" or self._time_is_up or self._pending is not None:
+            return True
+        return bool(self.waiter.parked_on.wakes)
+
+    @property
+    def asleep(self) -> bool:
+        """In the queue, and nothing has come."""
+        return not self.ended and not self.can_run
+
+    # What happens to sleepers
+
+    def time_is_up(self) -> Actor:
+        """From now on its sleep ends by itself, unless it has been woken."""
+        self._time_is_up = True
+        return self
+
+    def interrupt(self, error: BaseException) -> Actor:
+        """The error is raised in its sleep."""
+        self._pending = error
+        return self
+
+    def run(self) -> Actor:
+        """Let it run as far as it gets."""
+        while self.can_run:
+            self.step()
+        return self
+
+    def result(self) -> Any:
+        """What its action returned or raised. It is not kept: the caller has it alone."""
+        self.run()
+        assert self.ended, f"{self!r} still waits"
+        value, self._value = self._value, None
+        if self.error is not None:
+            raise self.error
+        return value
+
+    def abandon(self) -> None:
+        """End it, wherever it is."""
+        if self.at == "start":
+            self.at = "end"
+        if not self.ended:
+            self._pending = Abandoned()
+            self.step()
+            assert self.ended
+
+    def __repr__(self) -> str:
+        return f"<Actor {self.name} at {self.at}>"
+
+
+def stop(label: str) -> None:
+    """A stop of the actor that gets here, if it is one and stops at these."""
+    actor = Actor.running()
+    if actor is not None:
+        actor.stop(label)
+
+
+class Parked:
+    """What a waiter sleeps on."""
+
+    def __init__(self) -> None:
+        self.wakes = 0
+
+    def wake(self) -> None:
+        stop("wake")
+        self.wakes += 1
+
+
+class StoppingSection:
+    """A critical section of the pure build with a stop in front of it."""
+
+    def __init__(self, guard: Any) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> None:
+        stop("section")
+        self._guard.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._guard.release()
+
+
+# Connections
+
+
+class Pgconn:
+    def __init__(self) -> None:
+        self.transaction_status = IDLE
+
+
+class Conn:
+    """What the core needs of a psycopg connection."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pgconn = Pgconn()
+        self.alive = True  # what `_is_alive` says
+        self.cleanable = True  # whether `_clean` succeeds
+        self.exits: list[tuple[object, ...]] = []
+        self._pool: Any = None
+
+    def __exit__(self, *exc: object) -> None:
+        self.exits.append(exc)
+        self.pgconn.transaction_status = IDLE
+
+    def __repr__(self) -> str:
+        return f"<Conn {self.number}>"
+
+
+class Shell:
+    """The hooks. It is made a pool by `make_shell`, which adds the `PoolCore` of one build.
+
+    Nothing sleeps: a request that has to wait must be an actor. Openings are written down in
+    `asked`, until a test has them succeed or fail, or succeed at once while `nodes` says where.
+    """
+
+    core: Any
+
+    def __init__(
+        self, max_size: int = 3, *, max_connecting: int = 3, check_after: float = NEVER
+    ) -> None:
+        super().__init__(  # type: ignore[call-arg]
+            0, max_size, max_connecting, NEVER, -1, 0, check_after, 0.0, True, IDLE
+        )
+        self.nodes: Iterator[str] | None = None
+        self.asked: list[Any] = []
+        self.made = 0
+        self.open: set[int] = set()  # numbers, because a connection may be dropped
+        self.closed: list[int] = []
+        self.looked_at: list[int] = []
+        self.waiters: list[Any] = []  # those asleep
+        self.timeouts: list[Any] = []
+        self.progress = 0
+        self.actors: list[Actor] = []
+        self.scripts: dict[str, Callable[..., object]] = {}
+
+    @property
+    def pool(self) -> Any:
+        """Itself, with the methods of the core."""
+        return self
+
+    def _ran(self, hook: str, *args: Any) -> None:
+        """Run what a test has put in front of the next call of a hook; stop there."""
+        stop(hook)
+        script = self.scripts.pop(hook, None)
+        if script is not None:
+            script(*args)
+
+    def _new_waiter(self, timeout: Any) -> Any:
+        self._ran("new_waiter", timeout)
+        parked = Parked()
+        waiter = self.core.pool.Waiter(parked.wake, parked)
+        actor = Actor.running()
+        if actor is not None:
+            actor.waiter = waiter
+        return waiter
+
+    def _sleep(self, waiter: Any, timeout: Any) -> None:
+        self.timeouts.append(timeout)
+        self.waiters.append(waiter)
+        try:
+            self._ran("sleeping", waiter)
+            actor = Actor.running()
+            if actor is not None:
+                woken = actor.sleep()
+            else:
+                woken = waiter.parked_on.wakes > 0
+            if not woken and self.pool._withdraw(waiter):
+                raise TimedOut
+        finally:
+            # Not kept any longer than by others: it refers to what it was granted.
+            self.waiters.remove(waiter)
+
+    def _open(self, opening: Any) -> None:
+        self._ran("open", opening)
+        self.asked.append(opening)
+        while self.asked and self.nodes is not None:
+            self.connected(next(self.nodes))
+
+    def _is_alive(self, conn: Conn) -> bool:
+        self.looked_at.append(conn.number)
+        self._ran("is_alive", conn)
+        return conn.alive
+
+    def _clean(self, conn: Conn) -> bool:
+        self._ran("clean", conn)
+        if conn.cleanable:
+            conn.pgconn.transaction_status = IDLE
+        return conn.cleanable
+
+    def _close_conn(self, conn: Conn, reason: str) -> None:
+        try:
+            self._ran("close_conn", conn)
+        finally:
+            self.open.discard(conn.number)
+            self.closed.append(conn.number)
+
+    def _progressed(self) -> None:
+        self._ran("closing_progressed")
+        self.progress += 1
+
+    def _notify(self, event: str, conn: Any, about: Any) -> None:
+        pass
+
+    def _failed_with(self, conn: Any, error: Any) -> None:
+        pass
+
+    def _lost_one(self, slot: Any) -> None:
+        pass
+
+    def _retry_later(self) -> None:
+        opening = self.pool._retry()
+        if opening is not None:
+            self._open(opening)
+
+    def check(self) -> None:
+        self.pool.check_invariants()
+
+    def _retire_idle(self) -> bool:
+        return bool(self.pool._sweep())
+
+    def _not_lent(self, conn: Any) -> Exception:
+        return NotLent(repr(conn))
+
+    def _closed_error(self) -> Exception:
+        return Closed()
+
+    # What a test has it do
+
+    def new_conn(self) -> Conn:
+        """Connect, with no opening."""
+        self.made += 1
+        conn = Conn(self.made)
+        self.open.add(self.made)
+        weakref.finalize(conn, self.open.discard, self.made).atexit = False
+        assert len(self.open) <= self.max_size
+        return conn
+
+    def connected(self, key: str = "a", which: int = 0) -> Conn:
+        """Have an opening succeed."""
+        opening = self.asked.pop(which)
+        conn = self.new_conn()
+        self._followed_by(self.pool._opened(opening, conn, key, key, 1e18))
+        return conn
+
+    def failed(self, error: BaseException, which: int = 0) -> None:
+        """Have an opening fail."""
+        self._followed_by(self.pool._opening_failed(self.asked.pop(which), error, 0.0, True))
+
+    def _followed_by(self, opening: Any) -> None:
+        if opening is not None:
+            self.asked.append(opening)
+
+    def grow(self, *keys: str) -> list[Any]:
+        """Borrow a new connection to each of these nodes."""
+        conns = []
+        for key in keys:
+            made, self.nodes = self.made, repeat(key)
+            try:
+                conns.append(self.pool.getconn())
+            finally:
+                self.nodes = None
+            assert self.made == made + 1
+        return conns
+
+    def stock(self, *keys: str) -> list[Any]:
+        """Have an idle connection to each of these nodes, the last returned last."""
+        conns = self.grow(*keys)
+        for conn in conns:
+            self.pool.putconn(conn)
+        return conns
+
+    def request(self, timeout: Any = None, **options: Any) -> Actor:
+        """Ask for a connection, as far as that goes by itself."""
+        return self.actor(lambda: self.pool.getconn(timeout), **options).run()
+
+    def actor(self, action: Callable[[], Any], **options: Any) -> Actor:
+        actor = Actor(action, **options)
+        self.actors.append(actor)
+        return actor
+
+    def close(self) -> None:
+        """As `ConnectionPool.close` does."""
+        self.pool._start_closing()
+        while self.pool._fail_first(self._closed_error()):
+            pass
+        while self.pool._retire_idle():
+            pass
+
+    def end(self) -> None:
+        """As `ConnectionPool.end` does, up to where it waits."""
+        self.pool._start_closing()
+        while self.pool._retire_idle():
+            pass
+
+    def is_whole(self) -> bool:
+        """Whether nothing is lost: all places can be lent at once, and each connection once."""
+        self.pool.check()
+        assert (self.pool.waiting_count, self.pool.connecting_count) == (0, 0)
+        self.nodes = repeat("a")
+        conns = [self.pool.getconn() for _ in range(self.max_size)]
+        self.nodes = None
+        assert sorted(conn.number for conn in conns) == sorted(self.open)
+        for conn in conns:
+            self.pool.putconn(conn)
+        self.pool.check()
+        return bool(self.pool.idle_count == self.max_size == len(self.open))
+
+
+@cache
+def make_shell(core: Any) -> Any:
+    """The shell as a subclass of one build's `PoolCore`."""
+    return type("Pool", (Shell, core.pool.PoolCore), {"core": core})

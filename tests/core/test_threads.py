@@ -1,0 +1,414 @@
+"""A pool with real threads, real locks, and interruptions at any moment.
+
+What these find is found by chance. What is known to go wrong is tested step by step elsewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from tests.core.shell import (
+    IDLE,
+    IN_TRANSACTION,
+    NEVER,
+    Closed,
+    Conn,
+    Interrupt,
+    NotLent,
+    TimedOut,
+)
+
+FOR_EVER = 10.0  # seconds; a request that waits for so long has been forgotten
+
+
+class Worked:
+    """A connection that notices when it is lent to two, or closed while it is lent."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pgconn = Conn(number).pgconn
+        self.holder: object = None
+        self.closed = False
+        self._pool: Any = None
+
+    def __exit__(self, *_: object) -> None:
+        self.pgconn.transaction_status = IDLE
+
+    def use(self) -> None:
+        me = object()
+        assert self.holder is None, "lent to two"
+        assert not self.closed, "lent though it is closed"
+        self.holder = me
+        for _ in range(random.randrange(20)):
+            assert self.holder is me, "lent to two"
+        self.holder = None
+
+
+class Threaded:
+    """The hooks of a shell for threads. Connecting takes no time."""
+
+    core: Any
+
+    def __init__(
+        self, max_size: int, *, check_after: float = NEVER, failing: float = 0.0, threads: int = 2
+    ) -> None:
+        """`failing`: the share of openings, checks and cleanings that fail."""
+        super().__init__(max_size, 2, check_after, IDLE)  # type: ignore[call-arg]
+        self.max_size = max_size
+        self.failing = failing
+        self.counting = threading.Lock()
+        self.made = 0
+        self.open = 0  # only what is certainly open: the dropped ones are not counted off
+        self.sleeping = threading.Semaphore(0)
+        self.errors: list[BaseException] = []
+        self.openings: SimpleQueue[Any] = SimpleQueue()
+        self.connectors = [threading.Thread(target=self._connect) for _ in range(threads)]
+        for thread in self.connectors:
+            thread.start()
+
+    @property
+    def pool(self) -> Any:
+        """Itself, with the methods of the core."""
+        return self
+
+    def fails(self) -> bool:
+        return random.random() < self.failing
+
+    def stop(self) -> None:
+        for _ in self.connectors:
+            self.openings.put(None)
+        for thread in self.connectors:
+            thread.join()
+
+    def _connect(self) -> None:
+        while (opening := self.openings.get()) is not None:
+            try:
+                while opening is not None:
+                    opening = self._connect_one(opening)
+            except BaseException as exc:
+                self.errors.append(exc)
+
+    def _connect_one(self, opening: Any) -> Any:
+        if self.fails():
+            return self.pool._opening_failed(opening, OSError())
+        with self.counting:
+            self.made += 1
+            self.open += 1
+            conn = Worked(self.made)
+        return self.pool._opened(opening, conn, "abc"[conn.number % 3])
+
+    def _new_waiter(self, timeout: float) -> Any:
+        lock = threading.Lock()
+        lock.acquire()
+        return self.core.pool.Waiter(lock.release, lock)
+
+    def _sleep(self, waiter: Any, timeout: float) -> None:
+        self.sleeping.release()
+        if not waiter.parked_on.acquire(True, timeout) and self.pool._withdraw(waiter):
+            raise TimedOut(timeout)
+
+    def _open(self, opening: Any) -> None:
+        self.openings.put(opening)
+
+    def _is_alive(self, conn: Worked) -> bool:
+        assert conn.holder is None
+        return not self.fails()
+
+    def _clean(self, conn: Worked) -> bool:
+        assert conn.holder is None
+        if self.fails():
+            self.pool._suspect(conn)
+            return False
+        conn.pgconn.transaction_status = IDLE
+        return True
+
+    def _close_conn(self, conn: Worked) -> None:
+        assert conn.holder is None, "closed while it is lent"
+        assert not conn.closed, "closed twice"
+        conn.closed = True
+        with self.counting:
+            self.open -= 1
+
+    def _closing_progressed(self) -> None:
+        pass
+
+    def _not_lent(self, conn: Any) -> Exception:
+        return NotLent()
+
+    def _closed_error(self) -> Exception:
+        return Closed()
+
+
+@pytest.fixture
+def make_pool(core: Any) -> Iterator[Callable[..., Any]]:
+    shell = type("Pool", (Threaded, core.pool.PoolCore), {"core": core})
+    pools: list[Any] = []
+
+    def make(*args: Any, **options: Any) -> Any:
+        pools.append(shell(*args, **options))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.stop()
+        assert pool.errors == []
+        pool.check()
+
+
+def in_threads(count: int, action: Callable[[], None]) -> tuple[list[threading.Thread], list[Any]]:
+    """Start an action in that many threads at once; return them, and the list of their errors."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(count + 1)
+
+    def run() -> None:
+        start.wait()
+        try:
+            action()
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    return threads, errors
+
+
+def join(threads: list[threading.Thread], errors: list[BaseException]) -> None:
+    for thread in threads:
+        thread.join(FOR_EVER + 10)
+        assert not thread.is_alive(), "a thread is stuck"
+    if errors:
+        raise errors[0]
+
+
+def use(pool: Any, over: threading.Event) -> None:
+    """Do whatever may be done to a pool, until it is over."""
+    while not over.is_set():
+        try:
+            borrow(pool)
+        except TimedOut as exc:
+            assert exc.args[0] < FOR_EVER, f"forgotten: {pool.snapshot()}"
+        except OSError:
+            assert pool.failing
+        except Closed:
+            return
+
+
+def borrow(pool: Any) -> None:
+    timeout = random.choice([0, 0.0001, 0.001, FOR_EVER, FOR_EVER, FOR_EVER])
+    what = random.choice(["return", "return", "return", "block", "block", "discard", "drop"])
+    if what == "block":
+        with pool.connection(timeout) as conn:
+            conn.use()
+            conn.pgconn.transaction_status = random.choice([IDLE, IDLE, IN_TRANSACTION])
+        return
+    conn = pool.getconn(timeout)
+    conn.use()
+    if what == "drop":
+        with pool.counting:
+            pool.open -= 1
+    else:
+        conn.pgconn.transaction_status = random.choice([IDLE, IDLE, IN_TRANSACTION])
+        pool.putconn(conn, discard=what == "discard")
+
+
+@pytest.mark.parametrize("end", ["stop", "close", "end"])
+@pytest.mark.parametrize("failing", [0.0, 0.05])
+def test_nothing_is_lost_whatever_eight_threads_do(
+    make_pool: Callable[..., Any],
+    fast_switching: None,
+    eager_gc: None,
+    stress_seconds: float,
+    end: str,
+    failing: float,
+) -> None:
+    pool = make_pool(3, failing=failing, check_after=0 if failing else NEVER)
+    over = threading.Event()
+    threads, errors = in_threads(8, lambda: use(pool, over))
+
+    # Not to wait for anything: for as long as this takes, the threads do what they do.
+    deadline = time.monotonic() + stress_seconds / 6
+    most = 0
+    while time.monotonic() < deadline:
+        most = max(most, pool.total_count)
+        over.wait(0.01)
+    if end != "stop":
+        pool._start_closing()
+        while end == "close" and pool._fail_first(Closed()):
+            pass
+        while pool._retire_idle():
+            pass
+    else:
+        over.set()
+    join(threads, errors)
+    pool.stop()
+
+    gc.collect()
+    pool.check()
+    numbers = pool.snapshot()
+    assert most <= 3
+    assert (numbers["lent"], numbers["connecting"], numbers["waiting"]) == (0, 0, 0)
+    assert numbers["total"] == numbers["idle"] == pool.open
+    assert end == "stop" or numbers["total"] == 0
+
+
+def test_threads_are_served_in_the_order_in_which_they_went_to_sleep(
+    make_pool: Callable[..., Any], fast_switching: None
+) -> None:
+    pool = make_pool(1)
+    served: list[int] = []
+    conn = pool.getconn(FOR_EVER)
+    pool.sleeping.acquire()
+
+    def borrow(number: int) -> None:
+        mine = pool.getconn(FOR_EVER)
+        served.append(number)
+        pool.putconn(mine)
+
+    threads = [threading.Thread(target=borrow, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+        assert pool.sleeping.acquire(timeout=FOR_EVER)
+    pool.putconn(conn)
+    join(threads, [])
+
+    assert served == list(range(32))
+
+
+def test_every_thread_gets_its_share(
+    make_pool: Callable[..., Any], fast_switching: None, stress_seconds: float
+) -> None:
+    pool = make_pool(2)
+    over = threading.Event()
+    counts: list[int] = []
+
+    def borrow() -> None:
+        count = 0
+        while not over.is_set():
+            with pool.connection(FOR_EVER) as conn:
+                conn.use()
+                count += 1
+        counts.append(count)
+
+    threads, errors = in_threads(16, borrow)
+    over.wait(stress_seconds / 5)
+    over.set()
+    join(threads, errors)
+
+    # With newcomers that overtake it is nothing for some and everything for others.
+    assert min(counts) > 0.5 * sum(counts) / len(counts)
+
+
+# Interruptions
+
+
+def interrupt(thread: threading.Thread) -> None:
+    """Raise `Interrupt` in a thread, between any two of its bytecodes, as Ctrl-C does."""
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupt)
+    )
+
+
+def interrupt_again_and_again(seconds: float, action: Callable[[], None]) -> int:
+    """Run an action in four threads, each being interrupted once it has caught the last one."""
+    over = threading.Event()
+    caught = threading.Semaphore(0)
+    ready: list[threading.Thread] = []
+
+    def run() -> None:
+        while True:
+            try:
+                ready.append(threading.current_thread())
+                caught.release()
+                while True:
+                    action()
+            except Interrupt:
+                if over.is_set():
+                    return
+
+    threads, errors = in_threads(4, run)
+    deadline = time.monotonic() + seconds
+    interrupted = 0
+    while time.monotonic() < deadline:
+        assert caught.acquire(timeout=FOR_EVER), "a thread is stuck"
+        # Spread over all that a loop of the action does.
+        for _ in range(random.randrange(200)):
+            pass
+        interrupt(ready.pop(0))
+        interrupted += 1
+    over.set()
+    for _ in threads:
+        assert caught.acquire(timeout=FOR_EVER), "a thread is stuck"
+    for thread in ready:
+        interrupt(thread)
+    join(threads, errors)
+    return interrupted
+
+
+@pytest.fixture
+def compiled_only(core: Any) -> None:
+    if core.name == "python":
+        pytest.skip("an interruption may come between any two bytecodes, and the pure core has some")
+
+
+def test_no_interruption_of_a_block_loses_a_connection(
+    core: Any,
+    compiled_only: None,
+    make_pool: Callable[..., Any],
+    fast_switching: None,
+    stress_seconds: float,
+) -> None:
+    pool = make_pool(2)  # for four threads, so that most of them wait
+    statuses = [IDLE, IDLE, IDLE, IN_TRANSACTION]
+
+    def borrow() -> None:
+        with pool.connection(FOR_EVER) as conn:
+            conn.pgconn.transaction_status = random.choice(statuses)
+
+    assert interrupt_again_and_again(stress_seconds, borrow) > 10
+
+    # Without the help of the garbage collector.
+    pool.stop()
+    assert pool.snapshot()["lent"] == 0
+    assert pool.idle_count == pool.total_count
+    pool.check()
+
+
+def test_what_an_interruption_between_getconn_and_putconn_loses_is_found_again(
+    core: Any,
+    compiled_only: None,
+    make_pool: Callable[..., Any],
+    fast_switching: None,
+    stress_seconds: float,
+) -> None:
+    pool = make_pool(2)
+
+    def borrow() -> None:
+        # An interruption before `try` or at the beginning of `finally` is beyond what a pool can
+        # help: the caller had the connection, and has it no more.
+        conn = pool.getconn(FOR_EVER)
+        try:
+            conn.pgconn.transaction_status = random.choice([IDLE, IN_TRANSACTION])
+        finally:
+            pool.putconn(conn)
+
+    assert interrupt_again_and_again(stress_seconds, borrow) > 10
+
+    gc.collect()
+    pool.check()
+    assert pool.snapshot()["lent"] == 0
+    conns = [pool.getconn(FOR_EVER), pool.getconn(FOR_EVER)]
+    assert conns[0] is not conns[1]
+    for conn in conns:
+        pool.putconn(conn)
