@@ -7,7 +7,7 @@ When a module is compiled, Cython supplies these names itself and this file is n
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from operator import attrgetter
 from time import monotonic
@@ -19,8 +19,7 @@ compiled = False
 
 # The C types that the core annotates with; uncompiled they are ordinary Python objects.
 bint = bool
-int = int  # noqa: PLW0127 (as an attribute of this module)
-Py_ssize_t = ulonglong = int
+int = Py_ssize_t = longlong = ulonglong = int
 double = float
 
 
@@ -55,4 +54,4 @@ def exceptval(*_args: Any, **_kwargs: Any) -> Callable[[T], T]:
 new_guard = allocate_lock
 critical_section = attrgetter("_guard")
 
-__all__ = ["critical_section", "monotonic", "new_guard"]
+__all__ = ["critical_section", "get_ident", "monotonic", "new_guard"]

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ._core import IMPL as __impl__
 from .cluster import ClusterInfo, NodeInfo
 from .connection import AsyncConnection, Connection
-from .errors import DoubleRelease, InvalidProperty, PoolClosed, PoolError, PoolTimeout
+from .errors import DoubleRelease, InvalidProperty
 from .params import from_env
-from .pool import ConnectionPool
+from .pool import ConnectionPool, Holder
 from .registry import clusters, connection_counts
 from .result import Result
+
+if TYPE_CHECKING:
+    from .pool_errors import PoolClosed, PoolDeadlock, PoolError, PoolTimeout, TooManyRequests
 
 __version__ = "0.1.0"
 
 connect = Connection.connect
+
+_POOL_ERRORS = ("PoolClosed", "PoolDeadlock", "PoolError", "PoolTimeout", "TooManyRequests")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _POOL_ERRORS:
+        from . import pool_errors
+
+        return getattr(pool_errors, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AsyncConnection",
@@ -21,12 +37,15 @@ __all__ = [
     "Connection",
     "ConnectionPool",
     "DoubleRelease",
+    "Holder",
     "InvalidProperty",
     "NodeInfo",
     "PoolClosed",
+    "PoolDeadlock",
     "PoolError",
     "PoolTimeout",
     "Result",
+    "TooManyRequests",
     "__impl__",
     "__version__",
     "clusters",

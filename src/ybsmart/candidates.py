@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import errors, pq
 
+from . import steering
 from ._core import hosts
 from .dialing import HEDGE_DELAY, Target, Trial
 from .faults import Fault, printable
@@ -159,7 +160,9 @@ class NodeSource(_NodesSource):
         if self._configured and self._cluster.on_detour():
             # No node has been reachable for a while, and a configured host has.
             return self._next_configured()
-        lease = self._cluster.table.reserve(self._tiers, time.monotonic(), self._tried or None)
+        lease = steering.reserve(
+            self._cluster.table, self._tiers, time.monotonic(), self._tried or None
+        )
         if lease is None:
             return self._next_configured()
         self._tried.add(lease.host)

@@ -6,6 +6,7 @@ No round trip, and never waits: a server that ended the connection has said so b
 from __future__ import annotations
 
 import select
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -32,6 +33,25 @@ def is_alive(conn: psycopg.Connection[Any]) -> bool:
     except (psycopg.Error, OSError, ValueError):
         return False
     return True
+
+
+def any_has_news(conns: Iterable[psycopg.Connection[Any]]) -> bool:
+    """Whether the socket of any idle connection has something to read, be it its end.
+
+    Reads nothing, so the connections may be used by others at the same time.
+    """
+    fds = []
+    for conn in conns:
+        try:
+            fds.append(conn.pgconn.socket)
+        except psycopg.Error:  # closed
+            return True
+    if not hasattr(select, "poll"):  # Windows
+        return bool(fds and select.select(fds, [], [], 0)[0])
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, _READABLE | _HUNG_UP)
+    return bool(poller.poll(0))
 
 
 class _HungUp(OSError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import ybsmart
-from ybsmart import registry
+from ybsmart import ConnectionPool, registry
 from ybsmart.testing import LocalCluster
 
 
@@ -40,3 +40,14 @@ def own_cluster() -> Iterator[LocalCluster]:
 def balanced(cluster: LocalCluster) -> str:
     """A URL that asks for load balancing."""
     return cluster.conninfo(load_balance=True)
+
+
+@pytest.fixture
+def pool(balanced: str) -> Iterator[ConnectionPool]:
+    """Up to three connections, balanced; at the end nothing is missing."""
+    with ConnectionPool(balanced, max_size=3, timeout=10) as pool:
+        yield pool
+        if not pool.closed:
+            pool.check()
+            assert pool.idle_count == pool.total_count
+    assert pool.total_count == 0

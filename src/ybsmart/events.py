@@ -1,0 +1,56 @@
+"""Listeners of a pool: who wants to know what, and telling them.
+
+A listener cannot break the pool: what it raises is logged. It is called by the thread that caused
+the event, outside every critical section, so it may use the pool itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger("ybsmart.pool")
+
+EVENTS = ("connect", "acquire", "release", "error", "remove")
+
+Listener = Callable[..., object]
+
+
+class Listeners:
+    """The listeners of one pool. Replaced as a whole when one joins or leaves, so that telling
+    them needs no lock."""
+
+    def __init__(self) -> None:
+        self._by_event: dict[str, tuple[Listener, ...]] = {}
+
+    def add(self, event: str, listener: Listener) -> None:
+        self._check(event)
+        if not callable(listener):
+            raise TypeError(f"fn: expected a callable, not {type(listener).__name__}")
+        self._by_event = {**self._by_event, event: (*self.of(event), listener)}
+
+    def remove(self, event: str, listener: Listener) -> None:
+        """Remove the listener that was added last; `ValueError` if it is none."""
+        self._check(event)
+        listeners = list(self.of(event))
+        if listener not in listeners:
+            raise ValueError(f"fn: {listener!r} does not listen to {event!r}")
+        listeners.reverse()
+        listeners.remove(listener)
+        self._by_event = {**self._by_event, event: tuple(reversed(listeners))}
+
+    def of(self, event: str) -> tuple[Listener, ...]:
+        return self._by_event.get(event, ())
+
+    def tell(self, event: str, *arguments: Any) -> None:
+        for listener in self.of(event):
+            try:
+                listener(*arguments)
+            except Exception:
+                logger.warning("a listener of %r failed: %r", event, listener, exc_info=True)
+
+    @staticmethod
+    def _check(event: str) -> None:
+        if event not in EVENTS:
+            raise ValueError(f"event: must be one of {', '.join(map(repr, EVENTS))}, not {event!r}")

@@ -1,0 +1,85 @@
+"""Nodes that a connect is to keep away from, on behalf of whoever asked for it.
+
+`Connection.connect` knows no pools, and a pool does not know how nodes are chosen. In between is
+this: while `steered_by` is in force in a thread, every place on a node is reserved through the
+given steering, which may rule out hosts. Without one, `reserve` is the table's own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import psycopg
+
+if TYPE_CHECKING:
+    from ._core import hosts
+
+    Tiers = tuple[tuple[hosts.Host, ...], ...]
+
+
+class NodesFull(psycopg.OperationalError):
+    """Every node that might have been chosen has as many connections as it may have."""
+
+
+class Cap:
+    """No more than so many connections to any one node, those being opened included.
+
+    Safe for any number of threads; `_lock` makes looking and reserving one step.
+    """
+
+    def __init__(self, most: int, count: Callable[[str], int]) -> None:
+        """`count`: how many connections there are to the node with that key, open ones."""
+        self._most = most
+        self._count = count
+        self._lock = threading.Lock()
+        self._opening: dict[int, list[str]] = {}  # by thread: the nodes that it is trying
+
+    def reserve(
+        self, table: hosts.HostTable, tiers: Tiers, now: float, tried: set[hosts.Host] | None
+    ) -> hosts.Lease | None:
+        with self._lock:
+            opening = [key for keys in self._opening.values() for key in keys]
+            full = {
+                host
+                for tier in tiers
+                for host in tier
+                if self._count(host.key) + opening.count(host.key) >= self._most
+            }
+            lease = table.reserve(tiers, now, full | (tried or set()) or None)
+            if lease is not None:
+                self._opening.setdefault(threading.get_ident(), []).append(lease.host.key)
+            elif full:
+                raise NodesFull(f"every node has its {self._most} connections (max_per_node)")
+            return lease
+
+    def over(self) -> None:
+        """This thread's connect is over: what it has opened is counted by now, or closed."""
+        with self._lock:
+            self._opening.pop(threading.get_ident(), None)
+
+
+_steering: ContextVar[Cap | None] = ContextVar("ybsmart_steering", default=None)
+
+
+@contextmanager
+def steered_by(cap: Cap | None) -> Iterator[None]:
+    """For the connects that this thread makes within the block."""
+    token = _steering.set(cap)
+    try:
+        yield
+    finally:
+        _steering.reset(token)
+
+
+def reserve(
+    table: hosts.HostTable, tiers: Tiers, now: float, tried: set[hosts.Host] | None
+) -> hosts.Lease | None:
+    """`table.reserve`, steered."""
+    cap = _steering.get()
+    return (
+        table.reserve(tiers, now, tried) if cap is None else cap.reserve(table, tiers, now, tried)
+    )

@@ -1,0 +1,237 @@
+"""Opening, waiting until it is ready, closing, ending."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import psycopg
+import pytest
+from support import Queued, controlled, pid, until
+
+from ybsmart import ConnectionPool, DoubleRelease, PoolClosed, PoolTimeout
+
+
+def test_before_it_is_opened_a_pool_refuses(balanced: str) -> None:
+    pool = ConnectionPool(balanced, open=False)
+    assert pool.closed
+    with pytest.raises(PoolClosed, match="is not open yet"):
+        pool.getconn()
+    pool.open()
+    assert not pool.closed
+    pool.open()
+    pool.query("SELECT 1")
+    pool.close()
+    pool.close()
+    with pytest.raises(PoolClosed, match="is already closed"):
+        pool.getconn()
+    with pytest.raises(PoolClosed, match="cannot be reused"):
+        pool.open()
+    with pytest.raises(PoolClosed):
+        pool.wait()
+
+
+def test_wait_raises_and_closes_when_nothing_can_be_connected_to(balanced: str) -> None:
+    for min_size in (0, 2):
+        connection_class = controlled()
+        connection_class.error = psycopg.OperationalError("no luck")
+        pool = ConnectionPool(balanced, min_size=min_size, connection_class=connection_class)
+        with pytest.raises(PoolTimeout) as caught:
+            pool.open(wait=True, timeout=0.1)
+        assert str(caught.value.__cause__) == "no luck"
+        assert pool.closed
+
+
+def test_wait_without_a_minimum_opens_one(balanced: str) -> None:
+    with ConnectionPool(balanced) as pool:
+        pool.wait(10)
+        assert pool.idle_count == 1
+
+
+def test_wait_with_connections_in_use_returns(balanced: str) -> None:
+    with ConnectionPool(balanced, min_size=2) as pool:
+        with pool.connection():
+            pool.wait(10)
+
+
+def test_end_with_a_connect_under_way_serves_its_requester(balanced: str) -> None:
+    connection_class = controlled()
+    connection_class.gate.clear()
+    pool = ConnectionPool(balanced, connection_class=connection_class, timeout=10)
+    waiter = Queued(pool)
+    ending = threading.Thread(target=pool.end)
+    ending.start()
+    until(lambda: pool.closed)
+    with pytest.raises(PoolClosed):
+        pool.getconn()
+    connection_class.gate.set()
+    conn = waiter.result()
+    assert ending.is_alive()
+    pool.putconn(conn)
+    ending.join(10)
+    assert not ending.is_alive()
+    assert conn.closed
+
+
+def test_end_with_a_connect_under_way_that_fails(balanced: str) -> None:
+    connection_class = controlled()
+    connection_class.gate.clear()
+    connection_class.error = psycopg.OperationalError("no luck")
+    pool = ConnectionPool(balanced, connection_class=connection_class, timeout=10)
+    waiter = Queued(pool)
+    ending = threading.Thread(target=pool.end)
+    ending.start()
+    until(lambda: pool.closed)
+    connection_class.gate.set()
+    with pytest.raises(psycopg.OperationalError, match="no luck"):
+        waiter.result()
+    ending.join(10)
+    assert not ending.is_alive()
+
+
+def test_end_twice_is_an_error_and_close_after_it_is_not(balanced: str) -> None:
+    pool = ConnectionPool(balanced)
+    pool.end()
+    with pytest.raises(PoolClosed):
+        pool.end()
+    pool.close()
+
+
+def test_end_is_not_held_up_by_a_connection_that_was_dropped(balanced: str) -> None:
+    pool = ConnectionPool(balanced)
+    conn = [pool.getconn()]
+    ending = threading.Thread(target=pool.end)
+    ending.start()
+    until(lambda: pool.closed)
+    conn.clear()
+    gc.collect()
+    ending.join(10)
+    assert not ending.is_alive()
+
+
+def test_end_names_those_it_waited_for_in_vain(balanced: str) -> None:
+    pool = ConnectionPool(balanced)
+    conn = pool.getconn()
+    with pytest.raises(PoolTimeout, match=threading.current_thread().name):
+        pool.end(0.05)
+    pool.putconn(conn)
+    assert conn.closed
+
+
+def test_twenty_on_one_connection_all_complete_before_end_returns(balanced: str) -> None:
+    pool = ConnectionPool(balanced, max_size=1, timeout=10)
+    held = pool.getconn()
+    waiters = [Queued(pool) for _ in range(20)]
+    ending = threading.Thread(target=pool.end)
+    ending.start()
+    until(lambda: pool.closed)
+    pool.putconn(held)
+    for waiter in waiters:
+        conn = waiter.result()
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+        pool.putconn(conn)
+    ending.join(10)
+    assert not ending.is_alive()
+
+
+def test_close_returns_gives_the_connection_back(balanced: str) -> None:
+    with ConnectionPool(balanced, max_size=1, close_returns=True, timeout=10) as pool:
+        conn = pool.getconn()
+        first = pid(conn)
+        conn.close()
+        assert not conn.closed
+        assert pool.idle_count == 1
+        with pool.connection() as conn:
+            assert pid(conn) == first
+        assert pool.query("SELECT 1").scalar() == 1
+        with ConnectionPool(
+            balanced, max_uses=1, close_returns=True, discard_on_query_error=True, timeout=10
+        ) as other:
+            once = other.getconn()
+            once.close()
+            assert once.closed
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                other.query("SELECT 1/0")
+            assert other.total_count == 0
+    assert conn.closed
+
+
+def test_a_pool_that_is_dropped_is_collected_though_a_connection_is_kept(balanced: str) -> None:
+    pool = ConnectionPool(balanced, min_size=2)
+    pool.wait(10)
+    with pool.connection() as conn:
+        pass
+    connector = f"{pool.name}-connect"
+    until(lambda: not any(t.name == connector for t in threading.enumerate()))
+    gone = weakref.ref(pool)
+    del pool
+
+    def is_collected() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(is_collected)
+    assert not conn.closed
+
+
+# What is not on loan
+
+
+def test_a_stale_return_does_not_take_what_another_thread_has_in_a_block(
+    pool: ConnectionPool,
+) -> None:
+    pool.resize(0, 1)
+    stale = pool.getconn()
+    pool.putconn(stale)
+    entered, leave = threading.Event(), threading.Event()
+
+    def use() -> None:
+        with pool.connection() as conn:
+            assert conn is stale
+            entered.set()
+            leave.wait(10)
+            conn.execute("SELECT 1")
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    entered.wait(10)
+    with pytest.raises(DoubleRelease):
+        pool.putconn(stale)
+    assert (pool.total_count, pool.idle_count) == (1, 0)
+    leave.set()
+    thread.join()
+    assert pool.idle_count == 1
+
+
+def test_returning_inside_a_block_is_an_error_at_its_end(pool: ConnectionPool) -> None:
+    with pytest.raises(DoubleRelease), pool.connection() as conn:
+        pool.putconn(conn)
+    assert (pool.total_count, pool.idle_count) == (1, 1)
+
+
+def test_a_block_does_not_touch_a_connection_that_is_somebody_elses_by_now(
+    pool: ConnectionPool,
+) -> None:
+    pool.resize(0, 1)
+    with pytest.raises(DoubleRelease):  # noqa: PT012
+        with pool.connection() as conn:
+            pool.putconn(conn)
+            other = pool.getconn()
+            other.execute("CREATE TEMP TABLE mine (x int)")
+    # Neither committed nor rolled back, nor returned.
+    assert other.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    pool.putconn(other)
+
+
+def test_a_connection_of_another_pool(pool: ConnectionPool, balanced: str) -> None:
+    with ConnectionPool(balanced, name="the-other") as other:
+        conn: Any = other.getconn()
+        with pytest.raises(ValueError, match="the-other"):
+            pool.putconn(conn)
+        other.putconn(conn)
+        with pytest.raises(ValueError, match="any pool"):
+            pool.putconn(conn)
+    with pytest.raises(TypeError, match="NoneType"):
+        pool.putconn(None)  # type: ignore[arg-type]
