@@ -19,7 +19,8 @@ compiled = False
 
 # The C types that the core annotates with; uncompiled they are ordinary Python objects.
 bint = bool
-int = Py_ssize_t = longlong = ulonglong = int
+int = int  # noqa: PLW0127 (as an attribute of this module)
+Py_ssize_t = longlong = ulonglong = int
 double = float
 
 

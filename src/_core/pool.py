@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import cython
+
+    from ._shim import get_ident, monotonic
 else:
     from ybsmart._core import _shim as cython
 
-if cython.compiled:
-    from cython.cimports.cpython.pythread import PyThread_get_thread_ident as get_ident
-    from cython.cimports.cpython.time import monotonic
-else:
-    from ybsmart._core._shim import get_ident, monotonic
-
+    if cython.compiled:
+        from cython.cimports.cpython.pythread import PyThread_get_thread_ident as get_ident
+        from cython.cimports.cpython.time import monotonic
+    else:
+        from ybsmart._core._shim import get_ident, monotonic
 
 WAITING = "waiting"
 GRANTED = "granted"
@@ -554,8 +555,8 @@ class PoolCore:
     _queued_num: cython.longlong
     _wait: cython.double
     _usage: cython.double
-    _wait_buckets: cython.longlong[32]
-    _usage_buckets: cython.longlong[32]
+    _wait_buckets: list  # type: ignore[type-arg]
+    _usage_buckets: list  # type: ignore[type-arg]
     _leaked: deque[Slot]
 
     def __init__(
@@ -609,9 +610,6 @@ class PoolCore:
         self._squeezed_to = 0
         self._squeezed_until = 0.0
         self._leaked = deque()
-        if not cython.compiled:
-            self._wait_buckets = [0] * 32  # type: ignore[assignment]
-            self._usage_buckets = [0] * 32  # type: ignore[assignment]
         self._reset_numbers()
 
     def _inheritance(self) -> list[object]:
@@ -1426,7 +1424,7 @@ class PoolCore:
                 above = slot
                 slot = slot._below
         if oldest is None:
-            return None  # type: ignore[return-value]
+            return None
         return self._unshelve(oldest._shelf, over)
 
     def _inspect(self, thorough: bool) -> None:
@@ -1480,7 +1478,7 @@ class PoolCore:
         above: Slot = None  # type: ignore[assignment]
         slot: Slot = shelf._top
         if slot is None:
-            return None  # type: ignore[return-value]
+            return None
         if self._lifo:
             while slot._below is not None:
                 above = slot
@@ -1575,14 +1573,14 @@ class PoolCore:
         self._watched = on
 
     def _reset_numbers(self) -> None:
-        i: cython.Py_ssize_t
+        wait_buckets = [0] * 32
+        usage_buckets = [0] * 32
         with cython.critical_section(self):
             self._requests_num = self._queued_num = 0
             self._peak = self._total
             self._wait = self._usage = 0.0
-            for i in range(32):
-                self._wait_buckets[i] = 0
-                self._usage_buckets[i] = 0
+            self._wait_buckets, wait_buckets = wait_buckets, self._wait_buckets
+            self._usage_buckets, usage_buckets = usage_buckets, self._usage_buckets
 
     def numbers(self) -> dict[str, Any]:
         """What has been counted: requests, times in seconds, and times by power of two of a
@@ -1593,8 +1591,8 @@ class PoolCore:
             "queued": self._queued_num,
             "wait": self._wait,
             "usage": self._usage,
-            "wait_buckets": [self._wait_buckets[i] for i in range(32)],
-            "usage_buckets": [self._usage_buckets[i] for i in range(32)],
+            "wait_buckets": list(self._wait_buckets),
+            "usage_buckets": list(self._usage_buckets),
         }
 
     def shelves(self) -> tuple[Shelf, ...]:

@@ -114,7 +114,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         conninfo: Conninfo = "",
         *,
         kwargs: Kwargs = None,
-        connection_class: type[CT] = cast(type[CT], Connection),  # noqa: B008
+        connection_class: type[CT] = cast(type[CT], Connection),
         min_size: int = 0,
         max_size: int | None = None,
         timeout: float | None = 30.0,

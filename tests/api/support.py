@@ -48,21 +48,21 @@ def in_threads(count: int, action: Callable[[], object]) -> list[BaseException]:
 class Queued:
     """A thread that asks the pool for a connection, and is known to be in the queue."""
 
-    def __init__(self, pool: ConnectionPool, timeout: float | None = 10) -> None:
-        self.conn: psycopg.Connection[Any] | None = None
+    def __init__(self, pool: ConnectionPool[Any], timeout: float | None = 10) -> None:
+        self.conn: Any = None
         self.error: BaseException | None = None
         before = pool.waiting_count
         self.thread = threading.Thread(target=self._run, args=(pool, timeout))
         self.thread.start()
         until(lambda: pool.waiting_count > before or not self.thread.is_alive())
 
-    def _run(self, pool: ConnectionPool, timeout: float | None) -> None:
+    def _run(self, pool: ConnectionPool[Any], timeout: float | None) -> None:
         try:
             self.conn = pool.getconn(timeout)
         except BaseException as exc:
             self.error = exc
 
-    def result(self) -> psycopg.Connection[Any]:
+    def result(self) -> Any:
         self.thread.join(10)
         assert not self.thread.is_alive()
         if self.error is not None:

@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from support import Queued, by_node, in_threads, until
 
 import ybsmart
+from tests.api.support import Queued, by_node, in_threads, until
 from ybsmart import ConnectionPool, PoolClosed, PoolTimeout
 from ybsmart.testing import LocalCluster
 
@@ -52,7 +52,7 @@ def test_the_block_commits(pool: ConnectionPool) -> None:
 def test_the_block_rolls_back_on_an_exception_and_keeps_the_connection(
     pool: ConnectionPool,
 ) -> None:
-    with pytest.raises(RuntimeError), pool.connection() as conn:  # noqa: PT012
+    with pytest.raises(RuntimeError), pool.connection() as conn:
         pid = conn.info.backend_pid
         conn.execute("CREATE TABLE rolled_back AS SELECT 1")
         raise RuntimeError
@@ -273,7 +273,7 @@ def test_one_broken_connection_puts_its_nodes_others_under_suspicion(
         assert dead is not None
         for conn in held[1:]:
             pool.putconn(conn)
-        own_cluster.kill([n for n in own_cluster.nodes if n.host == dead.host][0])
+        own_cluster.kill(next(n for n in own_cluster.nodes if n.host == dead.host))
         with pytest.raises(psycopg.OperationalError):
             held[0].execute("SELECT 1")
         pool.putconn(held[0])
@@ -343,7 +343,7 @@ def test_returning_what_is_not_on_loan_is_an_error_and_changes_nothing(
             assert isinstance(caught.value, ValueError)
             assert pool.name in str(caught.value)
         with pytest.raises(TypeError, match="NoneType"):
-            pool.putconn(None)  # type: ignore[arg-type]
+            pool.putconn(None)
 
         assert pool.snapshot() == before
         other.putconn(elsewhere)

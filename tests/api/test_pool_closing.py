@@ -9,8 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from support import Queued, controlled, pid, until
 
+from tests.api.support import Queued, controlled, pid, until
 from ybsmart import ConnectionPool, DoubleRelease, PoolClosed, PoolTimeout
 
 
@@ -215,7 +215,7 @@ def test_a_block_does_not_touch_a_connection_that_is_somebody_elses_by_now(
     pool: ConnectionPool,
 ) -> None:
     pool.resize(0, 1)
-    with pytest.raises(DoubleRelease):  # noqa: PT012
+    with pytest.raises(DoubleRelease):
         with pool.connection() as conn:
             pool.putconn(conn)
             other = pool.getconn()
@@ -234,4 +234,4 @@ def test_a_connection_of_another_pool(pool: ConnectionPool, balanced: str) -> No
         with pytest.raises(ValueError, match="any pool"):
             pool.putconn(conn)
     with pytest.raises(TypeError, match="NoneType"):
-        pool.putconn(None)  # type: ignore[arg-type]
+        pool.putconn(None)

@@ -7,8 +7,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from support import Queued, controlled, kill_backend, until
 
+from tests.api.support import Queued, controlled, kill_backend, until
 from ybsmart import ConnectionPool
 
 EVENTS = ("connect", "acquire", "release", "error", "remove")
@@ -17,7 +17,7 @@ EVENTS = ("connect", "acquire", "release", "error", "remove")
 class Record:
     """What happened, each with the pool's total, idle and waiting counts at that moment."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool[Any]) -> None:
         self.happened: list[tuple[Any, ...]] = []
         self.arguments: list[tuple[Any, ...]] = []
         for event in EVENTS:
@@ -101,7 +101,7 @@ def test_a_connection_that_dies_idle_is_an_error_and_then_removed(pool: Connecti
 
 def test_a_connection_that_breaks_in_use_is_no_pool_error(pool: ConnectionPool) -> None:
     record = Record(pool)
-    with pytest.raises(psycopg.OperationalError), pool.connection() as conn:  # noqa: PT012
+    with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
         kill_backend(conn)
         conn.execute("SELECT 1")
     assert record.names() == ["connect", "acquire", "release", "remove"]

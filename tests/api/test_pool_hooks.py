@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from support import Queued, kill_backend, pid, until
 
+from tests.api.support import Queued, kill_backend, pid, until
 from ybsmart import ConnectionPool, PoolTimeout
 
 Conn = psycopg.Connection[Any]
@@ -65,7 +65,11 @@ def test_what_configure_does_wrong_is_the_requesters_error(
 
 def test_a_slow_configure_counts_against_the_timeout(balanced: str) -> None:
     gate = threading.Event()
-    with ConnectionPool(balanced, max_size=1, configure=lambda conn: gate.wait(10)) as pool:
+
+    def configure(_: Conn) -> None:
+        gate.wait(10)
+
+    with ConnectionPool(balanced, max_size=1, configure=configure) as pool:
         with pytest.raises(PoolTimeout):
             pool.getconn(0.05)
         gate.set()

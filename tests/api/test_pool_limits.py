@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from support import Queued, controlled, in_threads, kill_backend, pid, until
 
+from tests.api.support import Queued, controlled, in_threads, kill_backend, pid, until
 from ybsmart import ConnectionPool, PoolTimeout, TooManyRequests, sweeper
 from ybsmart.testing import LocalCluster
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import in_threads, pid
 
+from tests.api.support import in_threads, pid
 from ybsmart import ConnectionPool, DoubleRelease
 
 
@@ -140,6 +140,7 @@ def test_a_program_that_forgets_to_close_ends_at_once_and_in_silence(
     """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        check=False,
         capture_output=True,
         text=True,
         timeout=60,

@@ -8,8 +8,8 @@ import threading
 
 import psycopg
 import pytest
-from support import Queued, until
 
+from tests.api.support import Queued, until
 from ybsmart import ConnectionPool, PoolTimeout
 from ybsmart.testing import LocalCluster
 

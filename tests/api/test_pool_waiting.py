@@ -7,8 +7,8 @@ import time
 
 import psycopg
 import pytest
-from support import Queued, controlled, in_threads, until
 
+from tests.api.support import Queued, controlled, in_threads, until
 from ybsmart import ConnectionPool, PoolDeadlock, PoolTimeout
 
 

@@ -11,7 +11,7 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import repeat
-from typing import Any
+from typing import Any, ClassVar
 
 IDLE = 0
 IN_TRANSACTION = 2
@@ -45,7 +45,7 @@ class Abandoned(BaseException):
 class Stage:
     """A thread on which one actor after the other acts: many are needed, and threads are dear."""
 
-    free: list[Stage] = []
+    free: ClassVar[list[Stage]] = []
 
     def __init__(self) -> None:
         self.go = allocate_lock()
@@ -276,6 +276,7 @@ class Shell:
     """
 
     core: Any
+    max_size: Any  # the core's
 
     def __init__(
         self, max_size: int = 3, *, max_connecting: int = 3, check_after: float = NEVER

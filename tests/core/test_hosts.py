@@ -7,7 +7,8 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -111,7 +112,7 @@ def test_a_lot_does_not_depend_on_the_one_before(core: Any) -> None:
         chosen.append(lease.host.key)
         lease.release()
 
-    pairs = Counter(zip(chosen, chosen[1:], strict=False))
+    pairs = Counter(pairwise(chosen))
     # Chi-square with 8 degrees of freedom; 26.1 is exceeded once in a thousand seeds.
     expected = 3000 / 9
     assert sum((pairs[x, y] - expected) ** 2 / expected for x in "abc" for y in "abc") < 26.1
@@ -645,8 +646,9 @@ class HostMachine(RuleBasedStateMachine):
                 self.counts.setdefault(key, 0)
                 self.down.setdefault(key, 0.0)
             elif not self.counts.get(key):
-                for known in (self.counts, self.down, self.info, *self.hosts):
-                    known.pop(key, None)
+                records: list[dict[str, Any]] = [self.counts, self.down, self.info, *self.hosts]
+                for record in records:
+                    record.pop(key, None)
 
     @rule(tiers=st.lists(st.sets(keys), max_size=3), tried=st.none() | st.sets(keys))
     def reserve(self, tiers: list[set[str]], tried: set[str] | None) -> None:
@@ -724,6 +726,6 @@ class HostMachine(RuleBasedStateMachine):
 
 def test_any_sequence_of_operations_counts_as_a_dictionary_would(cores: list[Any]) -> None:
     run_state_machine_as_test(
-        lambda: HostMachine(cores),
+        cast(Any, lambda: HostMachine(cores)),
         settings=settings(max_examples=100, stateful_step_count=40),
     )

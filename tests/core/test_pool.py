@@ -760,9 +760,7 @@ def test_no_connection_is_opened_before_the_one_it_replaces_is_closed(
 
 
 @pytest.mark.parametrize("what", ["foreign", "twice", "discarded", "of another pool", "nothing"])
-def test_what_is_not_on_loan_is_refused_and_changes_nothing(
-    make_pool: MakePool, what: str
-) -> None:
+def test_what_is_not_on_loan_is_refused_and_changes_nothing(make_pool: MakePool, what: str) -> None:
     pool = make_pool()
     pool.grow("a")
     conn: Any = None
@@ -942,9 +940,7 @@ def test_a_block_that_is_dropped_frees_its_place(make_pool: MakePool) -> None:
 # Connections that died
 
 
-def test_a_connection_that_was_idle_for_long_is_looked_at(
-    make_pool: MakePool, clock: Any
-) -> None:
+def test_a_connection_that_was_idle_for_long_is_looked_at(make_pool: MakePool, clock: Any) -> None:
     pool = make_pool(check_after=10)
     (conn,) = pool.stock("a")
 
@@ -1451,9 +1447,11 @@ def raises(error: BaseException) -> Callable[..., None]:
     return script
 
 
-@pytest.fixture(params=[RuntimeError("hook"), Interrupt("hook")], ids=["error", "interrupt"])
+@pytest.fixture(params=[RuntimeError, Interrupt])
 def error(request: pytest.FixtureRequest) -> BaseException:
-    return type(request.param)("hook")
+    # Each time a new one, because a raised error keeps the frames it came through.
+    kind: type[BaseException] = request.param
+    return kind("hook")
 
 
 @pytest.mark.parametrize("hook", ["new_waiter", "sleeping", "open"])

@@ -198,7 +198,8 @@ def use(pool: Any, over: threading.Event) -> None:
         try:
             borrow(pool)
         except TimedOut as exc:
-            assert exc.args[0] < FOR_EVER, f"forgotten: {pool.snapshot()}"
+            if exc.args[0] == FOR_EVER:
+                raise AssertionError(f"forgotten: {pool.snapshot()}") from exc
         except OSError:
             assert pool.failing
         except Closed:
@@ -353,7 +354,7 @@ def interrupt_again_and_again(seconds: float, action: Callable[[], None]) -> int
 @pytest.fixture
 def compiled_only(core: Any) -> None:
     if core.name == "python":
-        pytest.skip("an interruption may come between any two bytecodes, and the pure core has some")
+        pytest.skip("it is made of bytecodes, and an interruption may come between any two")
 
 
 def test_no_interruption_of_a_block_loses_a_connection(

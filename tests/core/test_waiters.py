@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -268,6 +268,6 @@ class QueueMachine(RuleBasedStateMachine):
 
 def test_any_sequence_of_operations_ends_as_in_a_list(cores: list[Any]) -> None:
     run_state_machine_as_test(
-        lambda: QueueMachine(cores),
+        cast(Any, lambda: QueueMachine(cores)),
         settings=settings(max_examples=100, stateful_step_count=40),
     )

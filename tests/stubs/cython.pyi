@@ -13,6 +13,7 @@ compiled: builtins.bool
 bint: TypeAlias = builtins.bool
 int: TypeAlias = builtins.int
 Py_ssize_t: TypeAlias = builtins.int
+longlong: TypeAlias = builtins.int
 ulonglong: TypeAlias = builtins.int
 double: TypeAlias = builtins.float
 
