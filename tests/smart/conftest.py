@@ -23,6 +23,22 @@ class NewClient(Protocol):
     ) -> Client: ...
 
 
+@pytest.fixture
+def impatient() -> None:
+    """Give up on a silent node as soon as users have it; for the tests about silence."""
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others wait for healthy servers, however slow the machine is.
+
+    A quarter of a second without an answer, on a machine that is busy with something else, sends
+    a connection elsewhere, which is right, and the numbers are no longer the documents'.
+    """
+    if "impatient" not in request.fixturenames:
+        monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)
+
+
 def _restored(cluster: LocalCluster, original: tuple[LocalNode, ...]) -> None:
     cluster.discovery()
     for node in cluster.nodes:

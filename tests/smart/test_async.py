@@ -176,6 +176,7 @@ def test_a_cancelled_connect_counts_nothing_wherever_it_is_cancelled(
     app.check([0, 0, 0])
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_connect_that_is_cancelled_at_a_frozen_node_counts_nothing(
     three: LocalCluster, client: NewClient
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_connect_that_is_cancelled_at_a_frozen_node_counts_nothing(
     assert time.monotonic() - before < PROMPT
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_frozen_node_blocks_neither_the_caller_nor_the_loop(
     three: LocalCluster, client: NewClient
 ) -> None:

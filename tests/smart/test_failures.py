@@ -50,6 +50,7 @@ def test_a_node_goes_and_comes_back(three: LocalCluster, client: NewClient, how:
     app.check([7, 7, 7])
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_node_that_was_frozen_with_its_connections_keeps_them(
     three: LocalCluster, client: NewClient
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_node_that_was_frozen_with_its_connections_keeps_them(
     app.check([5, 2, 5])
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("silent", [0, 1, 2])
 def test_a_frozen_node_costs_no_caller_its_connect_timeout(
     three: LocalCluster, client: NewClient, silent: int
@@ -86,6 +88,7 @@ def test_a_frozen_node_costs_no_caller_its_connect_timeout(
     app.check(expected)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_frozen_first_contact_host_is_passed_over(three: LocalCluster, client: NewClient) -> None:
     three.pause(0)
     app = client(three, host=",".join(node.host for node in three.nodes))
@@ -96,6 +99,7 @@ def test_a_frozen_first_contact_host_is_passed_over(three: LocalCluster, client:
     app.check([0, 2, 2])
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("interval", [0, 300])
 def test_nobody_waits_for_a_frozen_node_to_list_the_nodes(
     three: LocalCluster, client: NewClient, interval: int
@@ -127,6 +131,7 @@ def black_hole() -> Iterator[tuple[str, int]]:
         yield listener.getsockname()
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.skipif(sys.platform != "linux", reason="others refuse when a queue is full")
 @pytest.mark.parametrize("interval", [0, 300])
 def test_a_node_behind_a_firewall_that_drops_costs_no_caller_its_connect_timeout(
@@ -142,6 +147,7 @@ def test_a_node_behind_a_firewall_that_drops_costs_no_caller_its_connect_timeout
         app.check([3, 0, 3])
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.skipif(sys.platform != "linux", reason="others refuse when a queue is full")
 def test_a_contact_host_behind_a_firewall_that_drops_is_passed_over(
     three: LocalCluster, client: NewClient
