@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .cluster import Cluster
 
 
+# Seconds of silence after which a node of the next level is tried as well.
+LEVEL_DELAY = 1.0
+
+
 class Unreachable(psycopg.OperationalError):
     """No host of a list could be connected to."""
 
@@ -166,9 +170,19 @@ class NodeSource(_NodesSource):
         if lease is None:
             return self._next_configured()
         self._tried.add(lease.host)
-        trial = self._trial(lease.host, self._cluster.hedge_delay(lease.host))
+        delay = self._cluster.hedge_delay(lease.host)
+        if not self._has_equal(lease.host):
+            # A busy near node is better than a far one.
+            delay = max(delay, LEVEL_DELAY)
+        trial = self._trial(lease.host, delay)
         trial.lease = lease
         return trial
+
+    def _has_equal(self, host: hosts.Host) -> bool:
+        """Whether the level of this host has another one to try."""
+        now = time.monotonic()
+        tier = next(tier for tier in self._tiers if host in tier)
+        return any(h not in self._tried and h.down_until <= now for h in tier)
 
     def _next_configured(self) -> Trial | None:
         tried = {host.info.address for host in self._tried}

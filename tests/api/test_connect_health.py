@@ -15,6 +15,7 @@ import ybsmart
 from tests.api.support import by_node, by_server, in_threads
 from tests.api.wire import eventually, listening, refuses, silent
 from ybsmart import dialing, registry
+from ybsmart.candidates import LEVEL_DELAY, NodeSource
 from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
 
@@ -457,3 +458,21 @@ def test_a_server_whose_list_fails_at_first_is_looked_at_again(own_cluster: Loca
             return conn.node is not None
 
     eventually(balanced_now)
+
+
+def test_a_silent_node_is_given_longer_before_its_level_is_left(cluster: LocalCluster) -> None:
+    request = request_of(
+        cluster.conninfo(load_balance=True, topology_keys="aws.us-west.us-west-2a"), {}
+    )
+    ybsmart.connect(cluster.conninfo(load_balance=True)).close()
+    (known,) = registry._clusters
+    source = NodeSource(known, request)
+
+    trials = [source.next() for _ in range(3)]
+
+    delays = [trial.hedge_delay for trial in trials if trial is not None]
+    assert delays[0] < LEVEL_DELAY  # there is another node in its zone
+    assert delays[1] >= LEVEL_DELAY  # there is none
+    for trial in trials:
+        assert trial is not None
+        source.dropped(trial)
