@@ -295,6 +295,7 @@ class Slot:
         "_retired",
         "_shelf",
         "_uses_left",
+        "_was_dropped",
         "_watch",
     )
 
@@ -315,6 +316,7 @@ class Slot:
     _generation: cython.Py_ssize_t
     _loan: cython.longlong  # the number of the present or last one
     _in_block: cython.bint  # lent through a `Checkout`
+    _was_dropped: cython.bint  # its place was given away because its holder was collected
     _lent: cython.bint
     _retired: cython.bint
 
@@ -335,6 +337,7 @@ class Slot:
         self._generation = shelf._generation
         self._loan = 0
         self._in_block = False
+        self._was_dropped = False
         self._lent = False
         self._retired = False
 
@@ -638,6 +641,11 @@ class PoolCore:
 
     def putconn(self, conn: Any, *, discard: bool = False) -> None:
         slot: Slot = self._slot_of(conn)
+        if slot._was_dropped:
+            # By a finaliser that ran after its place was given away.
+            self._close_conn(conn, "discard")
+            self._notify("remove", conn, "discard")
+            return
         self._claim(slot, conn, 0)
         self._return(slot, conn, discard, None)
 
@@ -1516,7 +1524,7 @@ class PoolCore:
                 lost: cython.bint = slot._holder != 0
                 slot._holder = 0
                 if lost:
-                    slot._retired = True
+                    slot._retired = slot._was_dropped = True
                 else:
                     # A finaliser has returned it after all. It is not watched any more, so it is
                     # not lent again.

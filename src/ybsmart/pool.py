@@ -945,7 +945,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         try:
             if about == "lost":
                 lost = psycopg.OperationalError("the server closed the idle connection")
-                logger.info("%s: %s: %s", self.name, lost, conn)
+                logger.warning("%s: %s: %s", self.name, lost, conn)
                 self._listeners.tell("error", lost, conn)
             self._listeners.tell(event, conn)
         finally:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support import in_threads, pid, until
 
-from tests.api.support import in_threads, pid
-from ybsmart import ConnectionPool, DoubleRelease
+from ybsmart import ConnectionPool, DoubleRelease, PoolDeadlock
 
 
 def in_child(action: Callable[[], object]) -> None:
@@ -140,7 +140,6 @@ def test_a_program_that_forgets_to_close_ends_at_once_and_in_silence(
     """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
-        check=False,
         capture_output=True,
         text=True,
         timeout=60,
@@ -158,12 +157,14 @@ class Returns:
     """Has a finaliser that returns a connection, and is only found by the garbage collector."""
 
     def __init__(self, pool: ConnectionPool) -> None:
+        self.conn: Any = None
         self.pool = pool
         self.conn = pool.getconn()
         self.myself = self
 
     def __del__(self) -> None:
-        self.pool.putconn(self.conn)
+        if self.conn is not None:
+            self.pool.putconn(self.conn)
 
 
 @pytest.fixture
@@ -185,9 +186,13 @@ def test_finalisers_that_return_connections_anywhere(balanced: str) -> None:
 
         def use() -> None:
             for _ in range(30):
-                Returns(pool)
-                with pool.connection() as conn:
-                    assert conn.pgconn.transaction_status == 0
+                try:
+                    Returns(pool)
+                    with pool.connection() as conn:
+                        assert conn.pgconn.transaction_status == 0
+                except PoolDeadlock:
+                    # Quite so: all that is left to wait for is the collector.
+                    gc.collect()
                 pool.get_stats()
 
         over = threading.Event()
@@ -203,7 +208,8 @@ def test_finalisers_that_return_connections_anywhere(balanced: str) -> None:
         over.set()
         collector.join()
         gc.collect()
-        assert pool.total_count == pool.idle_count <= 3
+        until(lambda: pool.total_count == pool.idle_count)
+        assert pool.total_count <= 3
         pool.check_invariants()
 
 
