@@ -182,7 +182,7 @@ class HostTable:
         for key, info in listed:
             hosts[key] = self._take_over(self._known.get(key), key, info)
         fresh = tuple(hosts.values())
-        for host in list(self._known.values()):
+        for host in self._alive():
             host._listed = host._key in hosts
         self._known.update(hosts)
         with cython.critical_section(self):
@@ -206,8 +206,16 @@ class HostTable:
         self._collect_dropped()
         with cython.critical_section(self):
             listed = self._listed
-        gone = [host for host in list(self._known.values()) if host.count and not host.listed]
+        # By identity, because a list that is being taken over at this moment changes the flags.
+        seen = set(listed)
+        gone = [host for host in self._alive() if host.count and host not in seen]
         return (*listed, *gone)
+
+    @cython.cfunc
+    def _alive(self) -> list:  # type: ignore[type-arg]
+        """All hosts that anybody has to do with."""
+        # In one step, which iterating over the values would not be: another thread may add some.
+        return [host for ref in self._known.valuerefs() if (host := ref()) is not None]
 
     def reserve(
         self,

@@ -613,6 +613,7 @@ class PoolCore:
         self._squeezed_to = 0
         self._squeezed_until = 0.0
         self._leaked = deque()
+        self._wait_buckets = self._usage_buckets = []
         self._reset_numbers()
 
     def _inheritance(self) -> list[object]:
@@ -853,8 +854,6 @@ class PoolCore:
         """Take a connection back from its holder, whose block ended with `error`."""
         fit: cython.bint = False
         reason: object = "error"
-        if self._leaked:
-            self._collect_leaked()
         try:
             conn._pool = None
             if self._tracing:
@@ -874,6 +873,8 @@ class PoolCore:
                 reason = self._give(slot, conn, 0.0)
             if reason is not None:
                 self._retire(slot, conn, reason)
+        if self._leaked:
+            self._collect_leaked()
         return None
 
     @cython.cfunc
@@ -978,12 +979,7 @@ class PoolCore:
             opening = self._enqueue(waiter)
             if opening is not None:
                 self._begin(opening)
-            if self._claim_retry():
-                try:
-                    self._retry_later()
-                except BaseException:
-                    self._retrying = False
-                    raise
+            self._see_to_retry()
             self._sleep(waiter, timeout)
         except BaseException:
             self._count_wait(monotonic() - started)
@@ -1313,6 +1309,17 @@ class PoolCore:
             self._retrying = True
         return True
 
+    @cython.cfunc
+    def _see_to_retry(self) -> object:
+        """What is wanted and may not be opened yet: have somebody wait for the time."""
+        if self._claim_retry():
+            try:
+                self._retry_later()
+            except BaseException:
+                self._retrying = False
+                raise
+        return None
+
     def _wait_to_retry(self) -> float:
         """Seconds until something that is wanted may be opened; below zero: nothing is any more."""
         now: cython.double = monotonic()
@@ -1366,6 +1373,7 @@ class PoolCore:
             self._total -= 1
             following = self._next_opening(spare)
         self._begin(following)
+        self._see_to_retry()
         return None
 
     def _suspect(self, conn: Any) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import in_threads, pid, until
 
+from tests.api.support import in_threads, pid, until
 from ybsmart import ConnectionPool, DoubleRelease, PoolDeadlock
 
 
@@ -138,7 +138,7 @@ def test_a_program_that_forgets_to_close_ends_at_once_and_in_silence(
         kept = pool.getconn() if {holding} else None
         print(time.time())
     """
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: PLW1510
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,

@@ -279,11 +279,17 @@ class Shell:
     max_size: Any  # the core's
 
     def __init__(
-        self, max_size: int = 3, *, max_connecting: int = 3, check_after: float = NEVER
+        self,
+        max_size: int = 3,
+        *,
+        max_connecting: int = 3,
+        check_after: float = NEVER,
+        stagger: float = 0.0,
     ) -> None:
         super().__init__(  # type: ignore[call-arg]
-            0, max_size, max_connecting, NEVER, -1, 0, check_after, 0.0, True, IDLE
+            0, max_size, max_connecting, NEVER, -1, 0, check_after, stagger, True, IDLE
         )
+        self.retries = 0
         self.nodes: Iterator[str] | None = None
         self.asked: list[Any] = []
         self.made = 0
@@ -368,9 +374,10 @@ class Shell:
         pass
 
     def _lost_one(self, slot: Any) -> None:
-        pass
+        self._ran("lost_one", slot)
 
     def _retry_later(self) -> None:
+        self.retries += 1
         opening = self.pool._retry()
         if opening is not None:
             self._open(opening)

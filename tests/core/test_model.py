@@ -18,8 +18,6 @@ from hypothesis.stateful import (
 
 from tests.core.shell import IN_TRANSACTION, Actor, Closed, Interrupt, NotLent, TimedOut, make_shell
 
-CHECK_AFTER = 10
-
 
 class Model:
     """A pool, as obvious as can be. Connections and requests are numbers."""
@@ -27,7 +25,7 @@ class Model:
     def __init__(self, max_size: int, max_connecting: int) -> None:
         self.max_size = max_size
         self.max_connecting = max_connecting
-        self.now = 0
+        self.now = 0  # which rule it is
         self.idle: dict[str, list[int]] = {}  # by node, in the order in which they returned
         self.turn = 0
         self.node: dict[int, str] = {}  # of every connection there is
@@ -71,7 +69,7 @@ class Model:
     def take_alive(self) -> int | None:
         while (conn := self.take()) is not None:
             since, node = self.idle_since[conn], self.node[conn]
-            if self.now - since <= CHECK_AFTER and since > self.suspect_since.get(node, -1):
+            if since > self.suspect_since.get(node, -1):
                 break
             self.looked_at.append(conn)
             if conn not in self.dead:
@@ -162,12 +160,9 @@ class PoolMachine(RuleBasedStateMachine):
     )
     def begin(self, max_size: int, max_connecting: int, stock: list[str]) -> None:
         self.model = Model(max_size, max_connecting)
-        self.pools: list[Any] = []
-        for core in self.cores:
-            core.pool.monotonic = lambda: 1000.0 + self.model.now
-            self.pools.append(
-                make_shell(core)(max_size, max_connecting=max_connecting, check_after=CHECK_AFTER)
-            )
+        self.pools = [
+            make_shell(core)(max_size, max_connecting=max_connecting) for core in self.cores
+        ]
         self.conns: dict[int, list[Any]] = {}  # one for each build
         self.held: list[int] = []
         self.requests: dict[int, list[Actor]] = {}
@@ -297,10 +292,6 @@ class PoolMachine(RuleBasedStateMachine):
             with pytest.raises(NotLent):
                 pool.putconn(conn)
 
-    @rule(seconds=st.integers(1, 8))
-    def wait(self, seconds: int) -> None:
-        self.model.now += seconds
-
     # Late and rarely, as little can happen afterwards.
 
     @precondition(lambda self: self.requested > 8)
@@ -327,6 +318,7 @@ class PoolMachine(RuleBasedStateMachine):
             del self.requests[request]
         if hasattr(self, "model"):
             self.model.got.clear()
+            self.model.now += 1
 
     def settle(self, i: int) -> None:
         """Those requests have ended that should, as they should, and no others."""
@@ -341,12 +333,7 @@ class PoolMachine(RuleBasedStateMachine):
                     actors[i].result()
 
 
-def test_any_sequence_of_operations_ends_as_in_lists(
-    cores: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for core in cores:
-        monkeypatch.setattr(core.pool, "monotonic", core.pool.monotonic)  # to be put back
-
+def test_any_sequence_of_operations_ends_as_in_lists(cores: list[Any]) -> None:
     run_state_machine_as_test(
         cast(Any, lambda: PoolMachine(cores)),
         settings=settings(max_examples=200, stateful_step_count=40),

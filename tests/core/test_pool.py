@@ -12,6 +12,7 @@ import pytest
 
 from tests.core.shell import (
     IN_TRANSACTION,
+    NEVER,
     Actor,
     Closed,
     Conn,
@@ -447,6 +448,21 @@ def test_openings_and_connections_together_keep_to_the_size(make_pool: MakePool)
     assert (len(pool.asked), pool.total_count, pool.waiting_count) == (0, 3, 3)
 
 
+def test_a_place_that_becomes_free_too_early_is_used_when_it_is_time(make_pool: MakePool) -> None:
+    pool = make_pool(3, stagger=NEVER)
+    held = pool.grow("a", "a")
+    pool.request()
+    assert len(pool.asked) == 1
+    pool.request()
+    assert pool.retries == 0  # there is no place
+
+    pool.putconn(held.pop(), discard=True)
+
+    # Nothing is opened now, so somebody has to see to it later.
+    assert len(pool.asked) == 1
+    assert pool.retries == 1
+
+
 def test_nothing_is_opened_for_a_waiter_that_a_left_over_opening_will_serve(
     make_pool: MakePool,
 ) -> None:
@@ -658,22 +674,25 @@ def test_a_connection_that_cannot_be_taken_in_does_not_occupy_a_place(
     make_pool: MakePool, missing: str
 ) -> None:
     class Rigid(Conn):
+        rigid = False
+
         def __getattribute__(self, name: str) -> Any:
-            if name == missing == "pgconn":
+            if name == missing == "pgconn" and self.rigid:
                 raise AttributeError(name)
             return super().__getattribute__(name)
 
         def __setattr__(self, name: str, value: object) -> None:
-            if name == missing and name != "pgconn" and hasattr(self, "exits"):
+            if name == missing and self.rigid:
                 raise AttributeError(name)
             super().__setattr__(name, value)
 
     pool = make_pool(1)
     pool.request()
-    opening = pool.asked.pop()
+    opening, conn = pool.asked.pop(), Rigid(1)
+    conn.rigid = True
 
     with pytest.raises(AttributeError):
-        pool._opened(opening, Rigid(1), "a", "a", 1e18)
+        pool._opened(opening, conn, "a", "a", 1e18)
 
     # Whatever became of the request: there is a place, or an opening that takes it.
     assert pool.total_count == len(pool.asked)
@@ -1512,6 +1531,22 @@ def test_a_hook_that_raises_in_a_return_loses_nothing(
     assert pool.is_whole()
 
 
+def test_a_report_of_a_dropped_connection_that_raises_in_a_return_loses_nothing(
+    make_pool: MakePool, error: BaseException
+) -> None:
+    pool = make_pool(2)
+    dropped, conn = pool.grow("a", "a")
+    pool.scripts["lost_one"] = raises(error)
+
+    del dropped
+    with pytest.raises(type(error)):
+        pool.putconn(conn)
+    del conn
+    gc.collect()
+
+    assert pool.is_whole()
+
+
 def test_a_transaction_status_that_cannot_be_read_closes_the_connection(
     make_pool: MakePool, error: BaseException
 ) -> None:
@@ -1755,10 +1790,12 @@ def test_a_finaliser_may_return_a_connection_that_nobody_else_has(make_pool: Mak
     assert conns[0] is not conns[1]
     assert lent(pool) == {"a": 2}
     pool.check()
-    for conn in conns:
-        pool.putconn(conn)
+
+    # It is noticed again when it is dropped.
+    del conns
+    gc.collect()
     pool.check()
-    assert pool.idle_count == pool.total_count
+    assert pool.total_count == 0
 
 
 # Invariants

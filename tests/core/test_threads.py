@@ -57,13 +57,15 @@ class Threaded:
     """The hooks of a shell for threads. Connecting takes no time."""
 
     core: Any
+    max_size: Any  # the core's
 
     def __init__(
         self, max_size: int, *, check_after: float = NEVER, failing: float = 0.0, threads: int = 2
     ) -> None:
         """`failing`: the share of openings, checks and cleanings that fail."""
-        super().__init__(max_size, 2, check_after, IDLE)  # type: ignore[call-arg]
-        self.max_size = max_size
+        super().__init__(  # type: ignore[call-arg]
+            0, max_size, 2, NEVER, -1, 0, check_after, 0.0, True, IDLE
+        )
         self.failing = failing
         self.counting = threading.Lock()
         self.made = 0
@@ -100,12 +102,13 @@ class Threaded:
 
     def _connect_one(self, opening: Any) -> Any:
         if self.fails():
-            return self.pool._opening_failed(opening, OSError())
+            return self.pool._opening_failed(opening, OSError(), 0.0, True)
         with self.counting:
             self.made += 1
             self.open += 1
             conn = Worked(self.made)
-        return self.pool._opened(opening, conn, "abc"[conn.number % 3])
+        node = "abc"[conn.number % 3]
+        return self.pool._opened(opening, conn, node, node, float("inf"))
 
     def _new_waiter(self, timeout: float) -> Any:
         lock = threading.Lock()
@@ -132,15 +135,35 @@ class Threaded:
         conn.pgconn.transaction_status = IDLE
         return True
 
-    def _close_conn(self, conn: Worked) -> None:
+    def _close_conn(self, conn: Worked, reason: str) -> None:
         assert conn.holder is None, "closed while it is lent"
         assert not conn.closed, "closed twice"
         conn.closed = True
         with self.counting:
             self.open -= 1
 
-    def _closing_progressed(self) -> None:
+    def _progressed(self) -> None:
         pass
+
+    def _retry_later(self) -> None:
+        opening = self.pool._retry()
+        if opening is not None:
+            self._open(opening)
+
+    def _notify(self, event: str, conn: Any, about: Any) -> None:
+        pass
+
+    def _failed_with(self, conn: Any, error: Any) -> None:
+        pass
+
+    def _lost_one(self, slot: Any) -> None:
+        pass
+
+    def _retire_idle(self) -> bool:
+        return bool(self.pool._sweep())
+
+    def check(self) -> None:
+        self.pool.check_invariants()
 
     def _not_lent(self, conn: Any) -> Exception:
         return NotLent()
@@ -162,7 +185,7 @@ def make_pool(core: Any) -> Iterator[Callable[..., Any]]:
     for pool in pools:
         pool.stop()
         assert pool.errors == []
-        pool.check()
+        pool.check_invariants()
 
 
 def in_threads(count: int, action: Callable[[], None]) -> tuple[list[threading.Thread], list[Any]]:
@@ -248,15 +271,14 @@ def test_nothing_is_lost_whatever_eight_threads_do(
         pool._start_closing()
         while end == "close" and pool._fail_first(Closed()):
             pass
-        while pool._retire_idle():
-            pass
+        pool._sweep()
     else:
         over.set()
     join(threads, errors)
     pool.stop()
 
     gc.collect()
-    pool.check()
+    pool.check_invariants()
     numbers = pool.snapshot()
     assert most <= 3
     assert (numbers["lent"], numbers["connecting"], numbers["waiting"]) == (0, 0, 0)
@@ -377,7 +399,7 @@ def test_no_interruption_of_a_block_loses_a_connection(
     pool.stop()
     assert pool.snapshot()["lent"] == 0
     assert pool.idle_count == pool.total_count
-    pool.check()
+    pool.check_invariants()
 
 
 def test_what_an_interruption_between_getconn_and_putconn_loses_is_found_again(
@@ -401,7 +423,7 @@ def test_what_an_interruption_between_getconn_and_putconn_loses_is_found_again(
     assert interrupt_again_and_again(stress_seconds, borrow) > 10
 
     gc.collect()
-    pool.check()
+    pool.check_invariants()
     assert pool.snapshot()["lent"] == 0
     conns = [pool.getconn(FOR_EVER), pool.getconn(FOR_EVER)]
     assert conns[0] is not conns[1]
