@@ -27,44 +27,47 @@ class Counted:
     """A contender running under callgrind, which writes its counters to a file when told to."""
 
     def __init__(self, contender: str, setup: dict[str, Any], loops: tuple[str, ...]) -> None:
-        tool = shutil.which("valgrind")
-        self._control = shutil.which("callgrind_control")
-        if tool is None or self._control is None:
+        tool, control = shutil.which("valgrind"), shutil.which("callgrind_control")
+        if tool is None or control is None:
             raise Unavailable("valgrind is not installed")
-        self.loops = loops
-        self._folder = tempfile.TemporaryDirectory(prefix="callgrind-")
-        self._dumps = 0
-        self._process = subprocess.Popen(
-            [
-                tool,
-                "--tool=callgrind",
-                "--quiet",
-                f"--callgrind-out-file={self._folder.name}/out",
-                sys.executable,
-                "-m",
-                "bench.callgrind",
-                json.dumps({**setup, "contender": contender}),
-            ],
-            cwd=ROOT,
-            # The same hash seed for all, or dictionaries collide differently each time.
-            env=environment(**ENVIRONMENT.get(contender, {}), PYTHONHASHSEED="0"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._control = control
+        self._loops = loops
+        self._command = [
+            *(tool, "--tool=callgrind", "--quiet", sys.executable, "-m", "bench.callgrind"),
+            json.dumps({**setup, "contender": contender}),
+        ]
+        # The same hash seed for all, or dictionaries collide differently each time.
+        self._environment = environment(**ENVIRONMENT.get(contender, {}), PYTHONHASHSEED="0")
 
     def count(self) -> Figures:
         """Instructions per turn of each loop that the contender has."""
-        self._answer()
         figures = {}
-        for loop in self.loops:
-            self._run(loop, SHORT)
-            self._dump()  # what came before: start, warm-up
-            counts = []
-            for n in (SHORT, LONG):
-                self._run(loop, n)
-                counts.append(self._dump())
-            figures[loop] = (counts[1] - counts[0]) / (LONG - SHORT)
+        with tempfile.TemporaryDirectory(prefix="callgrind-") as folder:
+            self._out = Path(folder, "out")
+            self._dumps = 0
+            command = list(self._command)
+            command.insert(2, f"--callgrind-out-file={self._out}")
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            try:
+                self._answer()
+                for loop in self._loops:
+                    self._run(loop, SHORT)
+                    self._dump()  # what came before: start, warm-up
+                    counts = []
+                    for n in (SHORT, LONG):
+                        self._run(loop, n)
+                        counts.append(self._dump())
+                    figures[loop] = (counts[1] - counts[0]) / (LONG - SHORT)
+            finally:
+                self._process.kill()
+                self._process.communicate()
         return figures
 
     def _run(self, loop: str, n: int) -> None:
@@ -79,7 +82,6 @@ class Counted:
             raise RuntimeError("the process under valgrind ended")
 
     def _dump(self) -> int:
-        assert self._control
         subprocess.run(
             [self._control, "--dump", str(self._process.pid)],
             check=True,
@@ -88,16 +90,14 @@ class Counted:
             timeout=60,
         )
         self._dumps += 1
-        text = Path(self._folder.name, f"out.{self._dumps}").read_text()
+        text = Path(f"{self._out}.{self._dumps}").read_text()
         found = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
         if found is None:
             raise RuntimeError("callgrind wrote no totals")
         return int(found[1])
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._folder.cleanup()
+    def kill(self) -> None:
+        """Nothing is left to end."""
 
 
 def main() -> None:

@@ -70,17 +70,24 @@ class Suite:
         self.quick: bool = config.option.quick
         self.results: dict[str, Samples] = {}
         self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-        self.seconds = 0.0
+        self.seconds: dict[str, float] = {}
+        self._failed: dict[str, Exception] = {}
 
     def start(self, conninfo: str, hosts: str) -> None:
         self._servers = {"conninfo": conninfo, "hosts": hosts}
 
     def samples(self, case: Case) -> Samples:
         """The figures of a case, for the contenders that this session selects."""
+        if case.name in self._failed:
+            raise RuntimeError("this case has failed before") from self._failed[case.name]
         if case.name not in self.results:
             started = time.perf_counter()
-            self.results[case.name] = self._measure(case, self._selected[case.name])
-            self.seconds += time.perf_counter() - started
+            try:
+                self.results[case.name] = self._measure(case, self._selected[case.name])
+            except Exception as exc:
+                self._failed[case.name] = exc
+                raise
+            self.seconds[case.name] = time.perf_counter() - started
         return self.results[case.name]
 
     def _measure(self, case: Case, contenders: list[str]) -> Samples:
@@ -101,7 +108,7 @@ class Suite:
             if case.workload == "callgrind":
                 samples = self._count(children)
             else:
-                samples = interleave(children, rounds)
+                samples = interleave(children, rounds, case.best)
         finally:
             for child in children.values():
                 child.kill()
@@ -236,7 +243,9 @@ def pytest_terminal_summary(
     (RESULTS / "table.md").write_text(markdown)
     (RESULTS / "benchmarks.svg").write_text(drawing)
     (RESULTS / "samples.json").write_text(json.dumps(suite.results, indent=1))
-    terminalreporter.write_line(f"Measured in {suite.seconds:.0f} s; also in {RESULTS.name}/.")
+    terminalreporter.write_line(
+        f"Measured in {sum(suite.seconds.values()):.0f} s; also in {RESULTS.name}/."
+    )
     if config.option.publish:
         report.publish(markdown, ROOT / "bench" / "README.md")
         (ROOT / "docs").mkdir(exist_ok=True)

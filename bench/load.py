@@ -45,12 +45,12 @@ class Server:
             env=environment(**ENVIRONMENT.get(contender, {}), BENCH_SETUP=settings),
         )
 
-    def ready(self) -> None:
+    def ready(self) -> dict[str, Any]:
         deadline = time.monotonic() + 30
         while True:
             try:
                 self._cpu()
-                return
+                return {}
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("gunicorn does not answer") from None

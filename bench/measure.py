@@ -26,15 +26,18 @@ class Unavailable(Exception):
 class Samples(dict[str, list[Figures]]):
     """The figures of each contender, round by round; and why others have none."""
 
-    def __init__(self) -> None:
+    def __init__(self, best: bool = False) -> None:
         super().__init__()
+        self.best = best
         self.missing: dict[str, str] = {}
         self.about: dict[str, dict[str, Any]] = {}
 
     def value(self, contender: str, metric: str) -> float | None:
-        """The median over the rounds."""
+        """The best of the rounds, or their median: as the case has it."""
         values = [figures[metric] for figures in self.get(contender, ()) if metric in figures]
-        return median(values) if values else None
+        if not values:
+            return None
+        return min(values) if self.best else median(values)
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -94,9 +97,9 @@ class Child:
         self._process.communicate()
 
 
-def interleave(children: dict[str, Child], rounds: int) -> Samples:
+def interleave(children: Mapping[str, Any], rounds: int, best: bool) -> Samples:
     """A round of each in turn, in changing order, after one that does not count."""
-    samples = Samples()
+    samples = Samples(best)
     try:
         for name, child in children.items():
             samples.about[name] = child.ready()

@@ -88,7 +88,7 @@ def _value(
         base, other_base = (get(mine, who) for who in target.minus)
         if base is None or other_base is None:
             return None
-        ours, other = ours - base, other - other_base
+        ours, other = max(0.0, ours - base), other - other_base
     top, bottom = (other, ours) if target.better == "higher" else (ours, other)
     return top / bottom if bottom > 0 else None
 
