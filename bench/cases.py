@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 OURS = ("ybsmart", "ybsmart-pure")
 POOLS = (*OURS, "psycopg_pool", "sqlalchemy", "dbutils")
 YARDSTICKS = ("simplequeue", "lock")
@@ -57,6 +58,7 @@ class Case:
     workload: str
     contenders: tuple[str, ...]
     params: dict[str, Any] = field(default_factory=dict)
+    brief: dict[str, Any] = field(default_factory=dict)  # in place of those, to run it just once
     rounds: int = 15
     seconds: float = 0.1  # of a round
     quick_rounds: int = 5
@@ -70,11 +72,11 @@ class Case:
 
 
 def _times(metric: str, against: str, must: float, aim: float | None, text: str) -> Target:
-    return Target(text, metric, must, aim, against, "higher", unit="×")
+    return Target(text, metric, must, aim, against, "higher", unit=TIMES)
 
 
 def _share(metric: str, against: str, must: float, aim: float | None, text: str) -> Target:
-    return Target(text, metric, must, aim, against, "lower", unit="×")
+    return Target(text, metric, must, aim, against, "lower", unit=TIMES)
 
 
 def _spaced(number: int) -> str:
@@ -134,7 +136,7 @@ CASES = (
         metrics=("time", "cpu", "fairness", "median wait", "p99 wait", "p99/median"),
         targets=(
             _share("cpu", "psycopg_pool", 0.65, 0.4, "the CPU per operation of psycopg_pool"),
-            Target("p99 wait / median", "p99/median", 1.2, unit="×"),
+            Target("p99 wait / median", "p99/median", 1.2, unit=TIMES),
             Target("fewest/most per thread", "fairness", 0.95, better="higher"),
         ),
     ),
@@ -158,7 +160,7 @@ CASES = (
         quick_rounds=3,
         metrics=("time", "cpu", "bytes"),
         targets=(
-            Target("the cost at 100", "time", 1.5, against="waiters-100:ybsmart", unit="×"),
+            Target("the cost at 100", "time", 1.5, against="waiters-100:ybsmart", unit=TIMES),
             Target("memory per waiter", "bytes", 300, unit=" bytes"),
         ),
     ),
@@ -168,6 +170,7 @@ CASES = (
         "crowd",
         (*OURS, "psycopg_pool", "bare"),
         {"waiters": 100},
+        {"waiters": 20},
         best=False,
         rounds=2,
         metrics=("cpu",),
@@ -179,6 +182,7 @@ CASES = (
         "crowd",
         (*OURS, "psycopg_pool", "bare"),
         {"waiters": 4000},
+        {"waiters": 20},
         best=False,
         rounds=1,
         metrics=("cpu",),
@@ -221,7 +225,7 @@ CASES = (
                 1.0,
                 against="yugabytedb",
                 minus=("psycopg", "yugabytedb-plain"),
-                unit="×",
+                unit=TIMES,
             ),
         ),
     ),
@@ -281,7 +285,7 @@ CASES = (
                 against="gil",
                 better="higher",
                 subject="no-gil",
-                unit="×",
+                unit=TIMES,
             ),
         ),
     ),

@@ -18,10 +18,10 @@ import pytest
 
 from bench import picture, report
 from bench.callgrind import LOOPS, Counted
-from bench.cases import CASES, OURS, Case
+from bench.cases import Case
+from bench.contenders import ENVIRONMENT
 from bench.load import Server
 from bench.measure import ROOT, Child, Samples, Unavailable, environment, interleave
-from bench.contenders import ENVIRONMENT
 
 RESULTS = ROOT / ".benchmarks"
 _IMPORTS = {
@@ -96,7 +96,9 @@ class Suite:
             rounds, seconds = case.quick_rounds, case.quick_seconds
         if self.once:
             rounds, seconds = 1, 0.01
-        setup = {**self._servers, "seconds": seconds}
+        setup = {**self._servers, **case.params, "seconds": seconds}
+        if self.once:
+            setup |= {"settle": 0.01, **case.brief}
         children: dict[str, Any] = {}
         missing: dict[str, str] = {}
         try:
@@ -122,10 +124,12 @@ class Suite:
         if case.workload == "import":
             return Import(contender)
         if case.workload == "http":
-            return Server(contender, {**case.params, **setup}, option("wrk"))
+            return Server(contender, setup, option("wrk"))
         if case.workload == "callgrind":
+            if self.once and contender not in ("ybsmart", "simplequeue"):
+                raise Unavailable("two are enough to see that it works")
             loops = LOOPS if "simplequeue" != contender != "lock" else LOOPS[:1]
-            return Counted(contender, {**case.params, **setup}, loops)
+            return Counted(contender, setup, loops)
         if contender.startswith("yugabytedb"):
             python = option("yugabytedb_python")
             if not python:
@@ -260,6 +264,3 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-__all__ = ["CASES", "OURS"]

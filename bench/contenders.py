@@ -21,7 +21,7 @@ class Contender:
     """One pool. Subclasses are imported in a child process, and import their library only there."""
 
     name: ClassVar[str]
-    take: Callable[[], Any]
+    take: Callable[..., Any]
     give: Callable[[Any], Any]
 
     def __init__(self, conninfo: str, hosts: str, size: int) -> None:
@@ -202,7 +202,7 @@ class DBUtilsPool(Contender):
 
     def __init__(self, conninfo: str, hosts: str, size: int) -> None:
         import psycopg
-        from dbutils.pooled_db import PooledDB
+        from dbutils.pooled_db import PooledDB  # type: ignore[import-untyped]
 
         self.pool = PooledDB(
             psycopg, size, maxcached=size, maxconnections=size, blocking=True, conninfo=hosts

@@ -59,7 +59,7 @@ class Child:
         options: Iterable[str] = (),
     ) -> None:
         self.what = f"{case.name}[{contender}]"
-        arguments = {**case.params, **setup, "workload": case.workload, "contender": contender}
+        arguments = {**setup, "workload": case.workload, "contender": contender}
         self._process = subprocess.Popen(
             [python, *options, "-m", "bench.child", json.dumps(arguments)],
             cwd=ROOT,
@@ -81,7 +81,7 @@ class Child:
     def _answer(self, key: str) -> dict[str, Any]:
         assert self._process.stdout
         line = self._process.stdout.readline()
-        values = json.loads(line) if line else {"error": "it ended without an answer"}
+        values: dict[str, Any] = json.loads(line or '{"error": "it ended without an answer"}')
         if key not in values:
             raise RuntimeError(f"{self.what}: {values['error']}")
         return dict(values[key])

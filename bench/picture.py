@@ -78,7 +78,8 @@ def _panel(x: int, y: int, title: str, what: str, values: dict[str, float]) -> l
         label = LABELS[name].replace("ybsmart, ", "")
         parts += [
             f'<text{text} x="{x}" y="{middle + 4}">{escape(label)}</text>',
-            f'<rect{kind} x="{x + LABEL}" y="{middle - 7}" width="{width:.1f}" height="15" rx="2"/>',
+            f'<rect{kind} x="{x + LABEL}" y="{middle - 7}" width="{width:.1f}" height="15" '
+            'rx="2"/>',
             f'<text class="value{" ours" if name == "ybsmart" else ""}" '
             f'x="{x + LABEL + width + 6:.1f}" y="{middle + 4}">{duration(value)}</text>',
         ]

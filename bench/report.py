@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cases import CASES, LABELS, Case, Target
+from bench.cases import CASES, LABELS, TIMES, Case, Target
 from bench.measure import Samples
 
 Results = Mapping[str, Samples]
@@ -149,7 +149,7 @@ def case_rows(case: Case, samples: Samples) -> list[list[str]]:
             continue
         values = [samples.value(contender, metric) for metric in case.metrics]
         cells = [_cell(m, v) for m, v in zip(case.metrics, values, strict=True)]
-        ratio = f"{_digits(values[0] / base)}×" if base and values[0] else ""
+        ratio = f"{_digits(values[0] / base)}{TIMES}" if base and values[0] else ""
         rows.append([LABELS[contender], *cells, ratio])
     return rows
 

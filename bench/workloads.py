@@ -231,14 +231,13 @@ class Crowd(Workload):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.number: int = setup["waiters"]
-        self.take: Callable[[float], Any]
+        self.take: Callable[..., Any]
         if setup["contender"] == "bare":
             self.pool = None
             self.take = self._bare
         else:
             self.pool = CLASSES[setup["contender"]](setup["conninfo"], setup["hosts"], 1)
-            getconn: Any = self.pool.take
-            self.take = lambda timeout: getconn(timeout)
+            self.take = self.pool.take  # of our pool and psycopg_pool, which takes a time-out
             self.held = self.pool.take()
 
     @staticmethod
@@ -315,9 +314,9 @@ class Hosts(Loop):
         return loop
 
     def _build_theirs(self, names: list[str], present: int) -> Callable[[int], None]:
-        from psycopg.yb.node import NodeInfo, Placement
-        from psycopg.yb.policy import ClusterAwarePolicy
-        from psycopg.yb.registry import ClusterRegistry, ClusterState
+        from psycopg.yb.node import NodeInfo, Placement  # type: ignore[import-not-found]
+        from psycopg.yb.policy import ClusterAwarePolicy  # type: ignore[import-not-found]
+        from psycopg.yb.registry import ClusterRegistry, ClusterState  # type: ignore[import-not-found]
 
         placement = Placement("aws", "us-west", "us-west-2a")
         nodes = {name: NodeInfo(name, None, 5433, placement, "primary") for name in names}
