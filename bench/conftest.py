@@ -99,6 +99,8 @@ class Suite:
         setup = {**self._servers, **case.params, "seconds": seconds}
         if self.once:
             setup |= {"settle": 0.01, **case.brief}
+        if case.params.get("one node"):
+            setup["hosts"] = setup["conninfo"]
         children: dict[str, Any] = {}
         missing: dict[str, str] = {}
         try:

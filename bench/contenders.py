@@ -26,7 +26,7 @@ class Contender:
 
     def __init__(self, conninfo: str, hosts: str, size: int) -> None:
         """`conninfo`: one node of the cluster, with its nodes to be found through `yb_servers()`;
-        `hosts`: all nodes, for whoever leaves the choice to libpq."""
+        `hosts`: all nodes, for whoever leaves the choice to libpq, or the same one node."""
         raise NotImplementedError
 
     def warm(self, size: int) -> None:
@@ -67,7 +67,8 @@ class Ybsmart(Contender):
         from ybsmart import ConnectionPool
 
         self.size = size
-        self.pool = ConnectionPool(conninfo, kwargs={"load_balance": True}, max_size=size)
+        balanced = {"load_balance": True} if hosts != conninfo else None
+        self.pool = ConnectionPool(conninfo, kwargs=balanced, max_size=size)
         self.take = self.pool.getconn
         self.give = self.pool.putconn
 
