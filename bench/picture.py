@@ -19,7 +19,7 @@ PANELS = (
     ("http", "time", "A request with one query", "gunicorn, 16 threads, time per request"),
 )
 SHOWN = ("ybsmart", "ybsmart-pure", "psycopg_pool", "sqlalchemy", "dbutils")
-COLUMNS, WIDTH, GAP, TOP, ROW, LABEL, VALUE = 2, 420, 40, 58, 24, 140, 64
+COLUMNS, WIDTH, GAP, TOP, ROW, LABEL, VALUE = 2, 430, 30, 58, 24, 120, 130
 
 STYLE = """
   text { font: 13px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #57606a; }
@@ -59,11 +59,16 @@ def draw(results: Mapping[str, Samples]) -> str:
             for name in SHOWN
             if (value := results[case].value(name, metric)) is not None
         }
-        parts += _panel(x, y, title, what, values)
+        # Fast because a few threads have it all: not without saying so.
+        fairness = {name: results[case].value(name, "fairness") for name in values}
+        unfair = {name for name, value in fairness.items() if value is not None and value < 0.5}
+        parts += _panel(x, y, title, what, values, unfair)
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _panel(x: int, y: int, title: str, what: str, values: dict[str, float]) -> list[str]:
+def _panel(
+    x: int, y: int, title: str, what: str, values: dict[str, float], unfair: set[str]
+) -> list[str]:
     longest = max(values.values())
     room = WIDTH - LABEL - VALUE
     parts = [
@@ -76,11 +81,12 @@ def _panel(x: int, y: int, title: str, what: str, values: dict[str, float]) -> l
         text = ' class="ours"' if name == "ybsmart" else ""
         width = max(2.0, room * value / longest)
         label = LABELS[name].replace("ybsmart, ", "")
+        figure = duration(value) + (", starving" if name in unfair else "")
         parts += [
             f'<text{text} x="{x}" y="{middle + 4}">{escape(label)}</text>',
             f'<rect{kind} x="{x + LABEL}" y="{middle - 7}" width="{width:.1f}" height="15" '
             'rx="2"/>',
             f'<text class="value{" ours" if name == "ybsmart" else ""}" '
-            f'x="{x + LABEL + width + 6:.1f}" y="{middle + 4}">{duration(value)}</text>',
+            f'x="{x + LABEL + width + 6:.1f}" y="{middle + 4}">{figure}</text>',
         ]
     return parts
