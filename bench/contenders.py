@@ -339,7 +339,7 @@ class Bare(Contender):
 
         self._own = threading.local()
         self._open: deque[Any] = deque()
-        self._connect = lambda: psycopg.connect(conninfo, autocommit=True)
+        self._connect: Callable[[], Any] = lambda: psycopg.connect(conninfo, autocommit=True)
         self.take = self._mine
         self.give = id
 
