@@ -323,7 +323,7 @@ class Hosts(Loop):
         def loop(n: int) -> None:
             for _ in range(n):
                 lease = reserve(tiers, clock(), None)
-                lease.release()
+                lease.release()  # type: ignore[union-attr]
 
         return loop
 
