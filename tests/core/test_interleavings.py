@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, count
 from typing import Any
 
 import pytest
@@ -123,10 +123,11 @@ class World:
             assert [actor.error is None for actor in self.returning].count(True) == 1
         for actor in self.actors:
             assert actor.ended or actor in self.others, f"{actor!r} is stuck"
-        while True:
+        for turn in count():
             self.collect()
             if not pool.waiting_count:
                 break
+            assert turn < 20, "there is no end to it"
             if pool.asked:
                 pool.connected("c")
             else:
