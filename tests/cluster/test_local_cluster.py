@@ -1219,7 +1219,8 @@ def test_root_runs_servers_from_where_nobody_may_not_look() -> None:
         shutil.copytree(bundle, closed / bundle.name, symlinks=True)
         with contextlib.suppress(FileNotFoundError):
             shutil.copytree(f"{bundle}.libs", closed / f"{bundle.name}.libs", symlinks=True)
-        path = os.pathsep.join([SOURCE, str(closed), *sys.path])
+        # First, because the installed bundle may be beside the package.
+        path = os.pathsep.join([str(closed), SOURCE, *sys.path])
         process = spawn(
             "tell(); sys.stdin.readline()", f"{NET}.1", env={**os.environ, "PYTHONPATH": path}
         )

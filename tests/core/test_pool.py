@@ -1596,6 +1596,10 @@ def test_a_connection_that_cannot_be_marked_as_lent_is_closed(
 
     assert pool.closed == [1]
     assert pool.total_count == 0
+    del conn  # which is no loss any more
+    gc.collect()
+    pool.check()
+    assert pool.total_count == 0
 
 
 def test_an_opening_that_cannot_be_started_is_tried_for_the_next_waiter(
