@@ -522,6 +522,23 @@ def test_threads_that_reserve_at_once_spread_exactly(core: Any, fast_switching: 
     assert len(leases) == 30
 
 
+def test_threads_that_reserve_and_release_count_exactly(core: Any, fast_switching: None) -> None:
+    table, hosts = make_table(core, "a", "b", "c")
+    kept: list[Any] = []
+
+    def reserve() -> None:
+        for _ in range(1000):
+            table.reserve((hosts,), NOW).release()
+        kept.append(table.reserve((hosts,), NOW))
+
+    in_threads([reserve] * 6)
+
+    assert sum(counts(table).values()) == 6
+    for lease in kept:
+        lease.release()
+    assert counts(table) == {"a": 0, "b": 0, "c": 0}
+
+
 def test_a_lease_that_many_threads_release_at_once_counts_once(
     core: Any, fast_switching: None
 ) -> None:

@@ -1596,6 +1596,7 @@ def test_a_connection_that_cannot_be_marked_as_lent_is_closed(
 
     assert pool.closed == [1]
     assert pool.total_count == 0
+    error.__traceback__ = None
     del conn  # which is no loss any more
     gc.collect()
     pool.check()
