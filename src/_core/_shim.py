@@ -8,7 +8,6 @@ When a module is compiled, Cython supplies these names itself and this file is n
 from __future__ import annotations
 
 from _thread import allocate_lock, get_ident
-from collections.abc import Callable
 from operator import attrgetter
 from time import monotonic
 from typing import Any, TypeVar
@@ -43,10 +42,6 @@ def final(cls: type[T]) -> type[T]:
 
 def cast(_type: Any, obj: Any) -> Any:
     return obj
-
-
-def exceptval(*_args: Any, **_kwargs: Any) -> Callable[[T], T]:
-    return _unchanged
 
 
 # Uncompiled, a critical section is a lock of the object's own: several bytecodes are not atomic

@@ -628,6 +628,12 @@ class PoolCore:
     # What the pool's users call
 
     def getconn(self, timeout: float | None = None) -> Any:
+        """Lend a connection; return it with `putconn`, once.
+
+        timeout: seconds in all, None for the pool's own, 0 for one that is idle now. Raises
+        `PoolTimeout`, `PoolDeadlock`, `TooManyRequests`, `PoolClosed`, or what connecting raised.
+        Safe for any number of threads.
+        """
         started: cython.double = monotonic() if self._vetting else 0.0
         slot: Slot = self._take()
         conn: object
@@ -641,6 +647,11 @@ class PoolCore:
         return conn
 
     def putconn(self, conn: Any, *, discard: bool = False) -> None:
+        """Take back a connection of this pool; `discard` closes it.
+
+        Raises `DoubleRelease` if it is not on loan from here, `TypeError` if it is no connection,
+        and nothing changes. Any thread may return what `getconn` lent.
+        """
         slot: Slot = self._slot_of(conn)
         if slot._was_dropped:
             # By a finaliser that ran after its place was given away.
@@ -651,6 +662,8 @@ class PoolCore:
         self._return(slot, conn, discard, None)
 
     def connection(self, timeout: float | None = None) -> Checkout:
+        """A block around one connection: commits at its end, rolls back after an exception, and
+        returns it. Arguments and errors as of `getconn`."""
         return Checkout(self, timeout, True)
 
     @property
@@ -1241,7 +1254,11 @@ class PoolCore:
                 self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
         if given_up:
             slot._retired = True
-            self._close_conn(conn, "closed")
+            try:
+                self._close_conn(conn, "closed")
+            finally:
+                self._notify("remove", conn, "closed")
+                self._report()
             return None
         slot._conn = conn
         self._pass(slot)

@@ -20,7 +20,7 @@ from ._core import hosts
 from .addresses import AddressMap, public_or_private
 from .candidates import NodeTrial
 from .dialing import HEDGE_DELAY, Target, under_way
-from .discovery import NodeRecord
+from .discovery import NodeRecord, host_port
 from .faults import Fault, printable
 from .params import Properties
 from .placement import Policy
@@ -58,7 +58,7 @@ class NodeInfo:
     @property
     def address(self) -> str:
         """`host:port`"""
-        return f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Lender(Protocol):
         ...
 
 
-lenders: weakref.WeakSet[Lender] = weakref.WeakSet()
+# By their identity. Not a WeakSet: that cannot be read while another thread makes a pool.
+lenders: weakref.WeakValueDictionary[int, Lender] = weakref.WeakValueDictionary()
 
 
 class Cluster:
@@ -284,7 +285,11 @@ class Cluster:
             node_type=record.node_type,
             uuid=record.uuid,
             connections=host.count,
-            in_use=sum(lender.lent_on(host.key) for lender in list(lenders)),
+            in_use=sum(
+                lender.lent_on(host.key)
+                for ref in lenders.valuerefs()
+                if (lender := ref()) is not None
+            ),
             state=state if host.listed else "gone",
             last_error=host.last_error or None,
         )

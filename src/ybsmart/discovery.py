@@ -28,6 +28,11 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:%-]{0,252})", re.ASCII)
 _LONGEST_TEXT = 255
 
 
+def host_port(host: str, port: int) -> str:
+    """An address as people and URLs write it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class NoDiscovery(Exception):
     """The server answers, but does not list nodes."""
 
@@ -61,7 +66,7 @@ class NodeRecord:
 
     @property
     def address(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
     @property
     def placement(self) -> str:

@@ -4,8 +4,8 @@ Only a node's fault takes the node out of service; a busy one is passed over by 
 caller's own is raised at once, because no other node would answer differently. Decides by SQLSTATE
 where there is one, by how far the attempt got where not, and by words only as a last help.
 
-Rules: PostgreSQL's appendix "Error Codes"; what is a node's fault follows section 4.3 of the
-comparison of smart drivers ("only errors that say something about the node").
+Rules: PostgreSQL's appendix "Error Codes"; only an error that says something about the node is the
+node's fault.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         self._opened_explicitly = open is not False
         self._fork_safe_state()
         self.leak_detection_threshold = leak_detection_threshold
-        lenders.add(self)
+        lenders[id(self)] = self
         _pools.add(self)
         if open:
             self.open()
@@ -598,9 +598,13 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
             "pool_connecting": self.connecting_count,
             "pool_checked_out": sum(shelf.lent for shelf in shelves),
             "requests_waiting": self.waiting_count,
+            # Added up: a node that was replaced at its address has a shelf for each.
             "nodes": {
-                shelf.label: {"total": shelf.idle + shelf.lent, "idle": shelf.idle}
-                for shelf in shelves
+                label: {
+                    "total": sum(s.idle + s.lent for s in shelves if s.label == label),
+                    "idle": sum(s.idle for s in shelves if s.label == label),
+                }
+                for label in {shelf.label: None for shelf in shelves}
             },
         }
 

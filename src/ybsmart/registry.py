@@ -202,7 +202,10 @@ def _is_same(cluster: Cluster, records: list[NodeRecord]) -> bool:
 
 
 def clusters() -> tuple[ClusterInfo, ...]:
-    """All clusters that this process has connected to, as they are now."""
+    """All clusters that this process has connected to, as they are now.
+
+    Safe for any number of threads.
+    """
     with _lock:
         known = list(_clusters)
     return tuple(cluster.info() for cluster in known)
@@ -212,7 +215,9 @@ def connection_counts(conninfo: str | None = None, **kwargs: Any) -> dict[str, i
     """Open connections of this process by `"host:port"`: of all clusters, or of one.
 
     Nodes without any are there with 0, as long as their cluster lists them. A conninfo that nobody
-    has connected with gives an empty dictionary; the network is not asked.
+    has connected with gives an empty dictionary; the network is not asked. Raises
+    `InvalidProperty`, and psycopg's `ProgrammingError` for a malformed conninfo. Safe for any
+    number of threads.
     """
     with _lock:
         known = list(_clusters)

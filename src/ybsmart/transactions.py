@@ -49,7 +49,7 @@ def run(
                 raise
         # Exponential from 10 ms to a second, and random in full, so that those who met do not
         # meet again.
-        sleep(random.uniform(0.001, min(0.01 * 2**failures, 1.0)))
+        sleep(random.uniform(0.001, min(0.01 * 2 ** min(failures - 1, 16), 1.0)))
 
 
 @contextmanager
