@@ -117,8 +117,14 @@ class Threaded:
 
     def _sleep(self, waiter: Any, timeout: float) -> None:
         self.sleeping.put(waiter)
-        if not waiter.parked_on.acquire(True, timeout) and self.pool._withdraw(waiter):
-            raise TimedOut(timeout)
+        deadline = time.monotonic() + timeout
+        while not waiter.parked_on.acquire(True, min(timeout, 0.1)):
+            # As the sweeper does: with every connection dropped, nobody else comes by.
+            self.pool._sweep()
+            if time.monotonic() >= deadline:
+                if self.pool._withdraw(waiter):
+                    raise TimedOut(timeout)
+                return
 
     def _open(self, opening: Any) -> None:
         self.openings.put(opening)
