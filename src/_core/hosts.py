@@ -103,17 +103,20 @@ class Host:
 class Lease:
     """One counted connection on one host. Released once, whoever asks and however often."""
 
-    __slots__ = ("_active", "_host", "_table")
+    __slots__ = ("_active", "_host", "_once", "_table")
 
     _table: HostTable
     _host: Host
     _active: cython.bint
+    _once: object  # uncompiled, whoever takes the one thing in it releases the lease
 
     def __init__(self, table: HostTable) -> None:
         """An empty lease; only `HostTable.reserve` fills it."""
         self._table = table
         self._host = None  # type: ignore[assignment]
         self._active = False
+        if not cython.compiled:
+            self._once = [None]
 
     @property
     def host(self) -> Host:
@@ -126,11 +129,19 @@ class Lease:
 
     def release(self) -> bool:
         """Give the count back. True the first time, False and without effect ever after."""
-        if not cython.compiled and self._table._guard.locked():  # type: ignore[attr-defined]
-            # Uncompiled, the garbage collector may have run the finaliser that calls this inside
-            # a section of this very thread.
-            self._table._dropped.append(self)
-            return self._active
+        if not cython.compiled:
+            if not self._active or not self._once:
+                return False
+            try:
+                self._once.pop()  # type: ignore[attr-defined]
+            except IndexError:  # another thread was quicker
+                return False
+            if self._table._guard.locked():  # type: ignore[attr-defined]
+                # Uncompiled, the garbage collector may have run the finaliser that calls this
+                # inside a section of this very thread.
+                self._active = False
+                self._table._dropped.append(self._host)
+                return True
         with cython.critical_section(self._table):
             if not self._active:
                 return False
@@ -158,7 +169,7 @@ class HostTable:
     _guard: object
     _listed: tuple  # type: ignore[type-arg]
     _known: WeakValueDictionary[str, Host]  # while listed, leased, or in a list still in use
-    _dropped: deque[Host | Lease]  # left by finalisers
+    _dropped: deque[Host]  # left by finalisers
     _random: cython.ulonglong
 
     def __init__(self, seed: int) -> None:
@@ -310,19 +321,11 @@ class HostTable:
         dropped = self._dropped
         while dropped:
             try:
-                left: object = dropped.popleft()
+                host: Host = dropped.popleft()
             except IndexError:  # another thread took the last one
                 break
-            if isinstance(left, Lease):
-                left.release()
-            else:
-                self._count_off(left)  # type: ignore[arg-type]
-        return None
-
-    @cython.cfunc
-    def _count_off(self, host: Host) -> object:
-        with cython.critical_section(self):
-            host._count -= 1
+            with cython.critical_section(self):
+                host._count -= 1
         return None
 
     def check(self) -> None:

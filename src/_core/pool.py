@@ -655,8 +655,11 @@ class PoolCore:
         slot: Slot = self._slot_of(conn)
         if slot._was_dropped:
             # By a finaliser that ran after its place was given away.
-            self._close_conn(conn, "discard")
-            self._notify("remove", conn, "discard")
+            try:
+                self._close_conn(conn, "discard")
+            finally:
+                self._notify("remove", conn, "discard")
+                self._report()
             return
         self._claim(slot, conn, 0)
         self._return(slot, conn, discard, None)
@@ -1219,6 +1222,7 @@ class PoolCore:
         """Keep the minimum open from now on, or, until told again, open only what is asked for."""
         self._refilling = on
         self._begin_all()
+        self._see_to_retry()
 
     def _is_refilling(self) -> bool:
         return self._refilling
@@ -1589,6 +1593,7 @@ class PoolCore:
             self._min_size = min_size
             self._max_size = max_size
         self._begin_all()
+        self._see_to_retry()
 
     def _set_flags(
         self,

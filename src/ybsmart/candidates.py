@@ -164,9 +164,16 @@ class NodeSource(_NodesSource):
         if self._configured and self._cluster.on_detour():
             # No node has been reachable for a while, and a configured host has.
             return self._next_configured()
-        lease = steering.reserve(
-            self._cluster.table, self._tiers, time.monotonic(), self._tried or None
-        )
+        try:
+            lease = steering.reserve(
+                self._cluster.table, self._tiers, time.monotonic(), self._tried or None
+            )
+        except steering.NodesFull:
+            if not self._tried:
+                raise
+            # Full but for what this request has tried or is trying: go on with that. The
+            # configured hosts would be a way round the cap.
+            return None
         if lease is None:
             return self._next_configured()
         self._tried.add(lease.host)

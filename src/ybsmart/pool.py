@@ -328,8 +328,15 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
                 _close(conn)
             raise
         finally:
-            if not autocommit and conn.pgconn.transaction_status == IDLE:
-                conn.autocommit = False
+            if not autocommit and not conn.closed:
+                # A statement such as BEGIN leaves a transaction open, and the next user must not
+                # find the connection in autocommit.
+                if conn.pgconn.transaction_status in _IN_TRANSACTION:
+                    conn.rollback()
+                if conn.pgconn.transaction_status == IDLE:
+                    conn.autocommit = False
+                else:
+                    _close(conn)
 
     def run_transaction(
         self,
@@ -728,20 +735,30 @@ class ConnectionPool(core.PoolCore, Generic[CT]):
         if opening is None:
             opening = self._wait_for_opening()
         while opening is not None:
+            begun = opening
             try:
                 conn = self._connect()
+                try:
+                    self._connected()
+                    key, label = _node_of(conn)
+                    sweeper.watch(self)
+                except BaseException:
+                    _close(conn)
+                    raise
             except BaseException as exc:
-                opening = self._connect_failed(opening, exc)
+                try:
+                    opening = self._connect_failed(begun, exc)
+                except BaseException as worse:  # a listener's
+                    opening = self._opening_failed(begun, worse, 0.0, True)
             else:
-                self._connected()
-                key, label = _node_of(conn)
                 # Jitter once and for all, so that those opened together do not end together.
                 lives = self.max_lifetime * random.uniform(0.9, 1.0)
-                sweeper.watch(self)
-                opening = self._opened(opening, conn, key, label, time.monotonic() + lives)
-                if self._cap is not None:
-                    self._cap.over()
-                conn = None  # or this thread would keep a dropped one alive
+                try:
+                    opening = self._opened(begun, conn, key, label, time.monotonic() + lives)
+                finally:
+                    if self._cap is not None:
+                        self._cap.over()
+                    conn = None  # or this thread would keep a dropped one alive
             if opening is None and self._claim_retry():
                 opening = self._wait_for_opening()
 

@@ -127,8 +127,12 @@ def _find(request: Request) -> Cluster | _Look | None:
         plain_until = entry.plain_until
         look = entry.look
         if look is None and (plain_until is None or time.monotonic() >= plain_until):
-            look = entry.look = _Look(request)
-            _start(entry, look)
+            try:
+                look = entry.look = _Look(request)
+                _start(entry, look)
+            except BaseException:
+                entry.look = None
+                raise
     if plain_until is None:
         assert look is not None
         return look
@@ -141,12 +145,7 @@ def _find(request: Request) -> Cluster | _Look | None:
 
 
 def _start(entry: _Entry, look: _Look) -> None:
-    thread = threading.Thread(target=_run, args=(entry, look), name="ybsmart-refresh", daemon=True)
-    try:
-        thread.start()
-    except BaseException:
-        entry.look = None
-        raise
+    threading.Thread(target=_run, args=(entry, look), name="ybsmart-refresh", daemon=True).start()
 
 
 def _run(entry: _Entry, look: _Look) -> None:

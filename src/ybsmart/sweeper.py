@@ -76,7 +76,7 @@ def _run() -> None:
 def _tidy(pool: Sweepable) -> float | None:
     try:
         return pool.tidy()
-    except Exception:
+    except BaseException:  # a listener's; this thread is everybody's
         logger.warning("tidying up %r failed", pool, exc_info=True)
         return 1.0
 

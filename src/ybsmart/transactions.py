@@ -69,8 +69,8 @@ def _characteristics(
     if after == before:
         yield
         return
-    conn.isolation_level, conn.read_only, conn.deferrable = after
     try:
+        conn.isolation_level, conn.read_only, conn.deferrable = after
         yield
     except psycopg.errors.ReadOnlySqlTransaction as exc:
         if conn.read_only:

@@ -20,8 +20,14 @@ def shared_cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture
-def cluster(shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
-    """The shared cluster, unknown to this process before, with no connection left behind after."""
+def cluster(
+    shared_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LocalCluster]:
+    """The shared cluster, unknown to this process before, with no connection left behind after.
+
+    Its servers are healthy, so a machine that is busy must not send anybody to another node.
+    """
+    monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)
     registry.forget()
     yield shared_cluster
     gc.collect()

@@ -461,11 +461,11 @@ def test_a_server_whose_list_fails_at_first_is_looked_at_again(own_cluster: Loca
     eventually(balanced_now)
 
 
-def test_a_silent_node_is_given_longer_before_its_level_is_left(cluster: LocalCluster) -> None:
+def test_a_silent_node_is_given_longer_before_its_level_is_left(own_cluster: LocalCluster) -> None:
     request = request_of(
-        cluster.conninfo(load_balance=True, topology_keys="aws.us-west.us-west-2a"), {}
+        own_cluster.conninfo(load_balance=True, topology_keys="aws.us-west.us-west-2a"), {}
     )
-    ybsmart.connect(cluster.conninfo(load_balance=True)).close()
+    ybsmart.connect(own_cluster.conninfo(load_balance=True)).close()
     (known,) = registry._clusters
     source = NodeSource(known, request)
 

@@ -548,3 +548,12 @@ def test_fairness_and_nothing_lost_under_contention(cluster: LocalCluster, balan
         assert sum(rounds.values()) == 16 * until_round
         pool.check()
         assert pool.idle_count == pool.total_count == sum(by_node(cluster)) == 4
+
+
+def test_a_query_that_begins_a_transaction_leaves_nothing_behind(pool: ConnectionPool) -> None:
+    pool.query("BEGIN")
+
+    with pool.connection() as conn:
+        assert not conn.autocommit
+        conn.execute("CREATE TEMP TABLE t (n int)")
+        assert conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS

@@ -623,6 +623,29 @@ def test_a_finaliser_may_release_a_lease_wherever_the_collector_runs(
     assert sum(counts(table).values()) == 0
 
 
+def test_a_release_in_the_middle_of_a_choice_counts_once(core: Any) -> None:
+    released: list[bool] = []
+
+    class Equal:
+        """Compared with the host because of its hash, at a moment when a finaliser may run too."""
+
+        def __hash__(self) -> int:
+            return hash(a)
+
+        def __eq__(self, other: object) -> bool:
+            if not released:
+                released.extend([lease.release(), lease.release()])
+            return False
+
+    table, (a,) = make_table(core, "a")
+    lease = table.reserve(((a,),), NOW)
+
+    Actor(lambda: table.reserve(((a,),), NOW, {Equal()})).result()
+
+    assert released == [True, False]
+    assert counts(table) == {"a": 0}
+
+
 # Any sequence of operations, against a dictionary
 
 
