@@ -806,12 +806,20 @@ class PoolCore:
         """The connection if the user's check passes, else another one that does."""
         failures: cython.Py_ssize_t = 0
         passed: cython.bint
+        ours: cython.bint
+        loan: cython.longlong
         while True:
             passed = False
+            loan = slot._loan
             try:
                 passed = self._vet(conn)
             finally:
-                if not passed:
+                # Unless the check has returned it, by `close` of a pool with `close_returns`: then
+                # it is somebody else's to have.
+                ours = slot._holder != 0 and slot._loan == loan
+                if not ours:
+                    passed = False
+                elif not passed:
                     conn._pool = None
                     self._retire(slot, conn, "check")
             if passed:

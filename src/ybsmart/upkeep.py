@@ -162,8 +162,13 @@ class Upkeep:
             future: Future[None] = Future()
             future.set_running_or_notify_cancel()  # nobody's cancellation ends it for the others
             self._refresh = future
-        if not _start("ybsmart-refresh", self._run_refresh, future, request):
-            self._end_refresh(future, succeeded=False)
+        started = False
+        try:
+            started = _start("ybsmart-refresh", self._run_refresh, future, request)
+        finally:
+            # Also after an interrupt, or the list would never be refreshed again.
+            if not started:
+                self._end_refresh(future, succeeded=False)
         return future
 
     def refresh_soon(self, request: Request) -> None:
@@ -181,6 +186,8 @@ class Upkeep:
 
     def _end_refresh(self, future: Future[None], *, succeeded: bool) -> None:
         with self._lock:
+            if self._refresh is not future:
+                return  # an interrupt has ended it, although its thread had started
             now = time.monotonic()
             self._refreshed = now
             self._retry = 0.0 if succeeded else min(max(2 * self._retry, FIRST_RETRY), LAST_RETRY)
@@ -226,9 +233,14 @@ class Upkeep:
             if passed_over:
                 self._pass_over(host, outage)
         self._sooner.set()
-        if start and not _start("ybsmart-probe", self._run_probes):
-            with self._lock:
-                self._probing = False
+        started = not start
+        try:
+            if start:
+                started = _start("ybsmart-probe", self._run_probes)
+        finally:
+            if not started:
+                with self._lock:
+                    self._probing = False
 
     def look_at(self, moved: list[hosts.Host]) -> None:
         """Look at once at those that are down: they have another address now."""

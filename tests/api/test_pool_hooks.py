@@ -262,3 +262,20 @@ def test_kwargs_are_copied(balanced: str) -> None:
         with pool.connection() as conn:
             assert conn.autocommit
     assert kwargs == {"autocommit": False}
+
+
+def test_a_check_that_returns_the_connection_gives_it_no_second_holder(balanced: str) -> None:
+    seen: list[Conn] = []
+
+    def check(conn: Conn) -> None:
+        if not seen:
+            seen.append(conn)
+            conn.close()  # which returns it
+
+    with ConnectionPool(balanced, max_size=2, close_returns=True, check=check) as pool:
+        first, second = pool.getconn(10), pool.getconn(10)
+
+        assert first is not second
+        pool.putconn(first)
+        pool.putconn(second)
+        pool.check_invariants()
