@@ -8,8 +8,9 @@ from ._core import IMPL as __impl__
 from .cluster import ClusterInfo, NodeInfo
 from .connection import AsyncConnection, Connection
 from .errors import DoubleRelease, InvalidProperty
+from .leaks import Holder
 from .params import from_env
-from .pool import ConnectionPool, Holder
+from .pool import ConnectionPool
 from .registry import clusters, connection_counts
 from .result import Result
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-import weakref
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import psycopg
 from psycopg import errors
 
+from . import lenders
 from ._core import hosts
 from .addresses import AddressMap, public_or_private
 from .candidates import NodeTrial
@@ -71,18 +70,6 @@ class ClusterInfo:
     """Seconds since the epoch of the last answer that listed nodes; None before the first."""
     refreshes: int
     """How many there have been."""
-
-
-class Lender(Protocol):
-    """A pool, as far as reports are concerned."""
-
-    def lent_on(self, key: str) -> int:
-        """How many connections to the node `key` it has lent."""
-        ...
-
-
-# By their identity. Not a WeakSet: that cannot be read while another thread makes a pool.
-lenders: weakref.WeakValueDictionary[int, Lender] = weakref.WeakValueDictionary()
 
 
 class Cluster:
@@ -285,11 +272,7 @@ class Cluster:
             node_type=record.node_type,
             uuid=record.uuid,
             connections=host.count,
-            in_use=sum(
-                lender.lent_on(host.key)
-                for ref in lenders.valuerefs()
-                if (lender := ref()) is not None
-            ),
+            in_use=lenders.lent_on(host.key),
             state=state if host.listed else "gone",
             last_error=host.last_error or None,
         )

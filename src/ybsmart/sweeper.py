@@ -19,7 +19,7 @@ logger = logging.getLogger("ybsmart.pool")
 class Sweepable(Protocol):
     """A pool, as far as this module is concerned."""
 
-    def tidy(self) -> float | None:
+    def _tidy(self) -> float | None:
         """Do what is due; return in how many seconds to come again, None for not at all."""
         ...
 
@@ -32,7 +32,7 @@ _wake = threading.Event()
 
 
 def watch(pool: Sweepable) -> None:
-    """See to the pool from now on, for as long as its `tidy` asks for it."""
+    """See to the pool from now on, for as long as its `_tidy` asks for it."""
     global _thread
     with _lock:
         _pools.add(pool)
@@ -75,7 +75,7 @@ def _run() -> None:
 
 def _tidy(pool: Sweepable) -> float | None:
     try:
-        return pool.tidy()
+        return pool._tidy()
     except BaseException:  # a listener's; this thread is everybody's
         logger.warning("tidying up %r failed", pool, exc_info=True)
         return 1.0

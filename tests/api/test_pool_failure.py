@@ -170,9 +170,9 @@ def test_the_requesters_variables_are_not_kept_by_the_last_failure(balanced: str
 
         with pytest.raises(psycopg.OperationalError):
             ask()
-        assert pool._last_failure is not None
-        assert pool._last_failure.__traceback__ is None
-        assert str(pool._last_failure) == "no luck"
+        assert pool._backoff.last_error is not None
+        assert pool._backoff.last_error.__traceback__ is None
+        assert str(pool._backoff.last_error) == "no luck"
 
 
 # Connections that break

@@ -1,0 +1,95 @@
+"""Who has which connection of a pool, for how long, and where it was taken.
+
+Decides what is reported of a loan; whoever calls logs it. What is noted is the slot's `note`, of
+the present loan.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ._core import pool as core
+
+# Modules whose frames are of no interest to who looks for a leak; and those of the core.
+_OWN = (__name__, "ybsmart.pool", "ybsmart.pool_hooks", "ybsmart.transactions")
+_CORE = "ybsmart._core"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a connection: for `holders()` and messages."""
+
+    thread: str
+    thread_id: int
+    age: float
+    """Seconds since it was lent."""
+    node: str
+    """`host:port`, empty where that is not known."""
+    taken_at: str | None
+    """The lines that lead to where it was taken; only with leak detection."""
+
+
+class _Reported:
+    """The note of a loan that has been reported as a leak."""
+
+    def __init__(self, note: traceback.StackSummary | None) -> None:
+        self.note = note
+
+
+def note_place(slot: core.Slot) -> None:
+    """Note where a connection is being taken: only what is needed to find the lines later, if
+    anybody wants to know."""
+    frames = traceback.walk_stack(sys._getframe(1))
+    users = ((f, line) for f, line in frames if not _is_own(f.f_globals.get("__name__", "")))
+    slot.note = traceback.StackSummary.extract(users, limit=8, lookup_lines=False)
+
+
+def _is_own(module: str) -> bool:
+    return module in _OWN or module.startswith(_CORE)
+
+
+def place(slot: core.Slot) -> str | None:
+    """The lines that lead to where a connection was taken, if that was noted."""
+    note: Any = slot.note
+    if isinstance(note, _Reported):
+        note = note.note
+    return "".join(note.format()) if note else None
+
+
+def was_reported(slot: core.Slot) -> bool:
+    """Whether the present loan is one that `overdue` has given."""
+    return isinstance(slot.note, _Reported)
+
+
+def overdue(slots: Iterable[core.Slot], threshold: float) -> Iterator[tuple[core.Slot, float]]:
+    """Those lent for `threshold` seconds or more, with their ages; each loan once."""
+    now = time.monotonic()
+    for slot in slots:
+        age = now - slot.lent_at
+        if slot.lent and slot.lent_at and age >= threshold and not was_reported(slot):
+            slot.note = _Reported(slot.note)
+            yield slot, age
+
+
+def holders(slots: Iterable[core.Slot]) -> list[Holder]:
+    """Who has those that are lent, the longest first."""
+    now = time.monotonic()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    found = [
+        Holder(
+            thread=names.get(slot.holder, "?"),
+            thread_id=slot.holder,
+            age=now - slot.lent_at,
+            node=slot.shelf.label,
+            taken_at=place(slot),
+        )
+        for slot in slots
+        if slot.lent and slot.lent_at
+    ]
+    return sorted(found, key=lambda holder: -holder.age)

@@ -1,0 +1,316 @@
+"""What a pool does about its core's decisions: waits, checks, cleans, closes, tells.
+
+Every method here but a few helpers is a hook of `PoolCore`, called outside its critical sections
+by the thread that causes it. What users call is in `pool.py`; connecting is in `connector.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import pq
+
+from . import hygiene, leaks, pool_messages
+from ._core import pool as core
+from .connector import Backoff, Connector, without_traceback
+from .events import Listeners
+from .hygiene import IDLE, IN_TRANSACTION
+from .liveness import any_has_news, is_alive
+from .pool_options import Conninfo, Kwargs
+from .stats import Stats
+from .steering import Cap
+
+if TYPE_CHECKING:
+    from .pool_errors import PoolClosed
+
+logger = logging.getLogger("ybsmart.pool")
+
+# Errors after which a node serves no connection: it is shutting down, has crashed or is starting;
+# and the one of a node that may no longer be written to.
+_NODE_IS_GOING = ("57P01", "57P02", "57P03")
+_READ_ONLY = "25006"
+
+# Before a check that fails is tried on another connection: none, then doubled up to a second.
+_RECHECK_FIRST, _RECHECK_MOST = 0.01, 1.0
+
+
+class PoolHooks(core.PoolCore):
+    """The hooks of the core. `ConnectionPool` sets all of these."""
+
+    name: str
+    conninfo: Conninfo
+    kwargs: Kwargs
+    connection_class: Any
+    timeout: float | None
+    connect_timeout: float | None
+    max_idle: float
+    max_lifetime: float
+    max_waiting: int
+    reset_on_return: str | None
+    fail_fast: bool
+    reconnect_timeout: float
+    _configure: Callable[[Any], None] | None
+    _check: Callable[[Any], None] | None
+    _reset: Callable[[Any], None] | None
+    _reconnect_failed: Callable[[Any], None] | None
+    _cap: Cap | None
+    _leak_threshold: float
+    _evicting: str
+    _listeners: Listeners
+    _opened_explicitly: bool
+    _stats: Stats
+    _backoff: Backoff
+    _removals: set[int]
+    _last_bad_check: BaseException | None
+    _progress: threading.Condition
+
+    @property
+    def closed(self) -> bool:
+        """True before `open` of a pool made with `open=False`, and once `close` or `end` is
+        called."""
+        return self._is_closing() or not self._opened_explicitly
+
+    @staticmethod
+    def check_connection(conn: psycopg.Connection[Any]) -> None:
+        """Return if the connection works, after a round trip; raise if it does not.
+
+        Also for use as the parameter `check`.
+        """
+        hygiene.round_trip(conn)
+
+    # Waiting
+
+    def _new_waiter(self, timeout: float | None) -> core.Waiter:
+        if self.closed:
+            raise self._closed_error()
+        if self._limit(timeout) == 0:
+            self._count_error("requests_timeouts")
+            raise pool_messages.timed_out(self, 0) from self._cause()
+        if self.min_size and not self._is_refilling():
+            self._refill(True)
+        # Looked up now, and not when this module was imported: gevent may have replaced it.
+        lock = threading.Lock()
+        lock.acquire()
+        return core.Waiter(lock.release, lock)
+
+    def _sleep(self, waiter: core.Waiter, timeout: float | None) -> None:
+        started = time.monotonic()
+        if self._is_deadlock(waiter) and self._withdraw(waiter):
+            self._count_error("requests_rejected")
+            raise pool_messages.deadlock(self)
+        if not waiter.parked_on.acquire(True, self._limit(timeout)) and self._withdraw(waiter):
+            self._count_error("requests_timeouts")
+            waited = time.monotonic() - started
+            raise pool_messages.timed_out(self, waited) from self._cause()
+
+    def _limit(self, timeout: float | None) -> float:
+        """Seconds to wait at most, as `Lock.acquire` wants them: -1 is for ever."""
+        seconds = self.timeout if timeout is None else timeout
+        return -1 if seconds is None else min(max(seconds, 0), threading.TIMEOUT_MAX)
+
+    def _is_deadlock(self, waiter: core.Waiter) -> bool:
+        """Whether the threads that hold the connections all wait, this one being the last of them
+        to do so."""
+        if self.idle_count or self.connecting_count or self.total_count < self.max_size:
+            return False
+        here = waiter.thread
+        if here != threading.get_ident():
+            return False  # a greenlet: the core knows only the thread it shares with others
+        holders = {slot.holder for slot in self.slots() if slot.lent}
+        if here not in holders or 0 in holders:
+            return False
+        waiting = [other.thread for other in self._waiters()]
+        if not holders.issubset(waiting):
+            return False
+        return here == next(thread for thread in reversed(waiting) if thread in holders)
+
+    def _too_many(self) -> Exception:
+        self._count_error("requests_rejected")
+        return pool_messages.too_many(self)
+
+    # Connecting
+
+    def _open(self, opening: core.Opening) -> None:
+        Connector(self).start(opening)
+
+    def _retry_later(self) -> None:
+        Connector(self).start(None)
+
+    # Lending and taking back
+
+    def _is_alive(self, conn: Any) -> bool:
+        return is_alive(conn)
+
+    def _passes(self, conn: Any, thorough: bool) -> bool:
+        if not thorough:
+            return is_alive(conn)
+        try:
+            self.check_connection(conn)
+        except Exception as exc:
+            logger.warning("%s: closing a broken connection: %s: %s", self.name, conn, exc)
+            return False
+        return True
+
+    def _vet(self, conn: Any) -> bool:
+        assert self._check is not None
+        try:
+            self._check(conn)
+            hygiene.must_be_idle(conn, "check")
+        except Exception as exc:
+            logger.info("%s: a connection failed check: %s", self.name, exc)
+            self._last_bad_check = without_traceback(exc)
+            return False
+        self._last_bad_check = None
+        return True
+
+    def _pause(self, timeout: float | None, started: float, failures: int) -> float | None:
+        pause = min(_RECHECK_FIRST * 2 ** min(failures - 1, 16), _RECHECK_MOST) if failures else 0.0
+        limit = self._limit(timeout)
+        if limit < 0:
+            time.sleep(pause)
+            return None
+        left = limit - (time.monotonic() - started)
+        if left <= pause:
+            time.sleep(max(left, 0))
+            self._count_error("requests_timeouts")
+            raise pool_messages.timed_out(self, limit) from self._cause()
+        time.sleep(pause)
+        return left - pause
+
+    def _clean(self, conn: Any) -> bool:
+        status = conn.pgconn.transaction_status
+        if status in IN_TRANSACTION and self.reset_on_return == "rollback":
+            self._stats.count("returns_rolled_back")
+        elif status == pq.TransactionStatus.UNKNOWN and conn.broken:
+            # Whatever ended it may have ended the others on its node.
+            self._suspect(conn)
+        hygiene.clean(conn, self.reset_on_return, self._reset)
+        if conn.closed:
+            self._stats.count("returns_bad")
+        return bool(conn.pgconn.transaction_status == IDLE)
+
+    def _close_conn(self, conn: Any, reason: str) -> None:
+        self._removals.add(id(conn))
+        if reason == "evict":
+            reason = self._evicting
+        self._stats.count(f"removed_{reason}")
+        if reason in ("lost", "check"):
+            self._stats.count("connections_lost")
+        conn.removal_reason = reason
+        try:
+            hygiene.close(conn)
+        except Exception as exc:
+            logger.warning("%s: closing a connection failed: %s", self.name, exc)
+
+    def _failed_with(self, conn: Any, error: BaseException) -> None:
+        sqlstate = getattr(error, "sqlstate", None)
+        if sqlstate is None or not isinstance(error, psycopg.Error):
+            return
+        if sqlstate in _NODE_IS_GOING or (
+            sqlstate == _READ_ONLY and not conn.read_only and not _asked_read_only(error)
+        ):
+            # So will the others on this node, or they would be told the same.
+            self._evicting = "evict"
+            self._evict_siblings(conn)
+        elif sqlstate.startswith("08"):
+            self._suspect(conn)
+
+    def _notify(self, event: str, conn: Any, about: Any) -> None:
+        if event == "release":
+            self._listeners.tell("release", about, conn)
+            return
+        try:
+            if about == "lost":
+                lost = psycopg.OperationalError("the server closed the idle connection")
+                logger.warning("%s: %s: %s", self.name, lost, conn)
+                self._listeners.tell("error", lost, conn)
+            self._listeners.tell(event, conn)
+        finally:
+            if event == "remove":
+                self._removals.discard(id(conn))
+
+    def _update_flags(self) -> None:
+        listening = core.ON_ACQUIRE if self._listeners.of("acquire") else 0
+        listening |= core.ON_RELEASE if self._listeners.of("release") else 0
+        self._set_flags(
+            self._check is not None, self._reset is not None, bool(self._leak_threshold), listening
+        )
+
+    # Upkeep, and leaks
+
+    def _tidy(self) -> float | None:
+        """What is due by the clock. Called by the sweeper."""
+        self._sweep()
+        if any_has_news(self._idle_conns()):
+            self._inspect(False)
+        self._report_leaks()
+        if not self.total_count and not (self.min_size and self._is_refilling()):
+            return None  # watched again with the next connection
+        soonest = min(self.max_idle / 4, self.max_lifetime / 10, self._leak_threshold or 1e9)
+        return min(max(soonest, 0.02), 1.0)
+
+    def _trace(self, slot: core.Slot) -> None:
+        leaks.note_place(slot)
+
+    def _untrace(self, slot: core.Slot) -> None:
+        if leaks.was_reported(slot):
+            logger.warning(
+                "%s: a connection reported as leaked was returned after %.1f s",
+                self.name,
+                time.monotonic() - slot.lent_at,
+            )
+        slot.note = None
+
+    def _report_leaks(self) -> None:
+        if not self._leak_threshold:
+            return
+        for slot, age in leaks.overdue(self.slots(), self._leak_threshold):
+            self._stats.count("leaks_suspected")
+            logger.warning(
+                "%s: a connection is in use for %.1f s; it was taken at\n%s",
+                self.name,
+                age,
+                leaks.place(slot) or "an unknown place: before leak detection was on",
+            )
+
+    def _lost_one(self, slot: core.Slot) -> None:
+        self._stats.count("removed_leak")
+        place = leaks.place(slot)
+        logger.warning(
+            "%s: a connection was dropped instead of returned%s",
+            self.name,
+            f"; it was taken at\n{place}" if place else "",
+        )
+
+    # Numbers and words
+
+    def _progressed(self) -> None:
+        with self._progress:
+            self._progress.notify_all()
+
+    def _count_error(self, name: str | None = None) -> None:
+        self._stats.count("requests_errors")
+        if name is not None:
+            self._stats.count(name)
+
+    def _not_lent(self, conn: Any) -> Exception:
+        return pool_messages.not_lent(self, conn)
+
+    def _closed_error(self) -> PoolClosed:
+        if self._opened_explicitly:
+            return pool_messages.closed(self)
+        return pool_messages.not_open(self)
+
+    def _cause(self) -> BaseException | None:
+        """What is likely to be behind a time-out."""
+        return self._backoff.last_error or self._last_bad_check
+
+
+def _asked_read_only(error: psycopg.Error) -> bool:
+    """Whether it comes from a transaction that `run_transaction` made read-only."""
+    return getattr(error, "ybsmart_read_only", False)
