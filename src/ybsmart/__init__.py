@@ -16,6 +16,7 @@ from .result import Result
 
 if TYPE_CHECKING:
     from .pool_errors import PoolClosed, PoolDeadlock, PoolError, PoolTimeout, TooManyRequests
+    from .sigterm import close_on_sigterm
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,10 @@ def __getattr__(name: str) -> Any:
         from . import pool_errors
 
         return getattr(pool_errors, name)
+    if name == "close_on_sigterm":
+        from .sigterm import close_on_sigterm
+
+        return close_on_sigterm
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -49,6 +54,7 @@ __all__ = [
     "TooManyRequests",
     "__impl__",
     "__version__",
+    "close_on_sigterm",
     "clusters",
     "connect",
     "connection_counts",

@@ -38,6 +38,9 @@ _READ_ONLY = "25006"
 # Before a check that fails is tried on another connection: none, then doubled up to a second.
 _RECHECK_FIRST, _RECHECK_MOST = 0.01, 1.0
 
+# Called before somebody is told that a pool is closed: by `sigterm`, once that is in use.
+before_refusing: list[Callable[[], object]] = []
+
 
 class PoolHooks(core.PoolCore):
     """The hooks of the core. `ConnectionPool` sets all of these."""
@@ -302,6 +305,8 @@ class PoolHooks(core.PoolCore):
         return pool_messages.not_lent(self, conn)
 
     def _closed_error(self) -> PoolClosed:
+        for action in before_refusing:
+            action()
         if self._opened_explicitly:
             return pool_messages.closed(self)
         return pool_messages.not_open(self)
