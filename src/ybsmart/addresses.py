@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Addressed(Protocol):
@@ -40,8 +39,7 @@ def public_or_private(nodes: Iterable[Addressed], ways_in: Collection[str]) -> b
     return verdict
 
 
-@dataclass(frozen=True)
-class AddressMap:
+class AddressMap(NamedTuple):
     """Where to connect to instead of a node's own address: for port mappings and poolers.
 
     `rules`: (host, port) to (host, port), the first that fits decides. As what to look for, an
@@ -61,7 +59,7 @@ class AddressMap:
         return None
 
 
-_PLACE = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:\s]*))(?::(?P<port>\d{1,5}))?")
+_PLACE = r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:\s]*))(?::(?P<port>\d{1,5}))?"
 
 
 def parse_address_map(text: str) -> AddressMap:
@@ -80,7 +78,7 @@ def parse_address_map(text: str) -> AddressMap:
 
 
 def _place(text: str) -> tuple[str, str]:
-    match = _PLACE.fullmatch(text.strip())
+    match = re.fullmatch(_PLACE, text.strip())
     if match is None or (match["port"] and not 0 < int(match["port"]) < 65536):
         raise ValueError(f"{text.strip()!r} is no host with a port")
     return match["v6"] or match["host"] or "", match["port"] or ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import psycopg
 from psycopg import errors
@@ -29,8 +29,7 @@ from .upkeep import Upkeep
 PER_CONNECT = 0.02  # seconds by which each connect under way in this process delays the others
 
 
-@dataclass(frozen=True)
-class NodeInfo:
+class NodeInfo(NamedTuple):
     """A node and its load, at the moment it was asked for."""
 
     host: str
@@ -60,8 +59,7 @@ class NodeInfo:
         return host_port(self.host, self.port)
 
 
-@dataclass(frozen=True)
-class ClusterInfo:
+class ClusterInfo(NamedTuple):
     """A cluster, at the moment it was asked for."""
 
     universe_uuid: str | None
@@ -251,9 +249,9 @@ class Cluster:
         if before is None:
             return record
         if not record.addresses and before.host == record.host:
-            record = replace(record, addresses=before.addresses)
+            record = record._replace(addresses=before.addresses)
         if not record.public_addresses and before.public_ip == record.public_ip:
-            record = replace(record, public_addresses=before.public_addresses)
+            record = record._replace(public_addresses=before.public_addresses)
         return record
 
     # Reports
@@ -284,6 +282,6 @@ class Cluster:
 
 
 def _same_place(one: NodeRecord, other: NodeRecord) -> bool:
-    return replace(one, node_type="", cloud="", region="", zone="") == replace(
-        other, node_type="", cloud="", region="", zone=""
+    return one._replace(node_type="", cloud="", region="", zone="") == other._replace(
+        node_type="", cloud="", region="", zone=""
     )

@@ -11,7 +11,7 @@ import logging
 import re
 import selectors
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -24,7 +24,7 @@ _QUERY = b"SELECT * FROM yb_servers()"
 _UNDEFINED_FUNCTION = b"42883"
 _MOST_NODES = 1000  # rows beyond that are no cluster that any driver should balance over
 # What can stand in a conninfo without meaning anything else: no list, no directory.
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:%-]{0,252})", re.ASCII)
+_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.:%-]{0,252})"
 _LONGEST_TEXT = 255
 
 
@@ -42,8 +42,7 @@ class NoDiscovery(Exception):
         """It is no server of YugabyteDB, rather than one with a problem."""
 
 
-@dataclass(frozen=True)
-class NodeRecord:
+class NodeRecord(NamedTuple):
     """One row of `yb_servers()`."""
 
     host: str
@@ -132,11 +131,11 @@ def _records(result: pq.abc.PGresult) -> list[NodeRecord]:
             ignored.append(f"{result.ntuples - row} rows beyond {_MOST_NODES} nodes")
             break
         host, port = text(row, "host"), text(row, "port")
-        if not _HOST.fullmatch(host) or not _is_port(port):
+        if not re.fullmatch(_HOST, host) or not _is_port(port):
             ignored.append(f"a row with host {printable(host)!r}, port {printable(port)!r}")
             continue
         rest = {name: text(row, name) for name in names}
-        if not _HOST.fullmatch(rest["public_ip"]):
+        if not re.fullmatch(_HOST, rest["public_ip"]):
             rest["public_ip"] = ""
         # Told apart by their beginning: the server says read_replica, its documentation
         # readreplica.

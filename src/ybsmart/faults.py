@@ -28,29 +28,26 @@ class Fault(enum.Enum):
     """Any node would say the same: wrong password, unknown database, bad option."""
 
 
+# Patterns are compiled when they are first used (`re` remembers them): not by every import.
+
 # As libpq prints it when it is told to say the SQLSTATE: "FATAL:  28P01: password ...". The
 # blanks are in the format and not in the catalogues, hence the same in every language.
-_SQLSTATE = re.compile(r"^(.*?[^\s:]\s?:  )([0-9A-Z]{5}): ", re.MULTILINE)
+_SQLSTATE = r"(?m)^(.*?[^\s:]\s?:  )([0-9A-Z]{5}): "
 # The line that comes along: "LOCATION:  auth_failed, auth.c:317".
-_LOCATION = re.compile(r"^[^\s:][^:\n]{0,40}:\s+(?:\w+, )?[\w./\\-]+:\d+\n?", re.MULTILINE)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LOCATION = r"(?m)^[^\s:][^:\n]{0,40}:\s+(?:\w+, )?[\w./\\-]+:\d+\n?"
+_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 _LONGEST = 2000
 
 # Where libpq cannot be made to say the SQLSTATE (see libpq.py). Severities are translated, but
 # these are all of PostgreSQL's catalogues that differ from "FATAL".
-_ANSWERED = re.compile(
-    r"(?:FATAL|ВАЖНО|致命错误|致命錯誤|치명적오류|ΚΡΙΣΙΜΟ|ПОМИЛКА)\s*:", re.IGNORECASE
-)
-_FULL = re.compile(r"too many (?:clients|connections)|remaining connection slots", re.IGNORECASE)
-_GOING = re.compile(
-    r"the database system is|terminating connection|not (?:yet )?accepting connections",
-    re.IGNORECASE,
-)
+_ANSWERED = r"(?i)(?:FATAL|ВАЖНО|致命错误|致命錯誤|치명적오류|ΚΡΙΣΙΜΟ|ПОМИЛКА)\s*:"
+_FULL = r"(?i)too many (?:clients|connections)|remaining connection slots"
+_GOING = r"(?i)the database system is|terminating connection|not (?:yet )?accepting connections"
 # libpq's own messages: English, unless the application has called setlocale(). They say that the
 # connection was good and the session not what target_session_attrs wants, ...
-_UNWANTED = re.compile(r"session is (?:not )?read-only|in hot standby mode|in recovery")
+_UNWANTED = r"session is (?:not )?read-only|in hot standby mode|in recovery"
 # ... or that something is wrong on this side.
-_OWN_SIDE = re.compile(
+_OWN_SIDE = (
     r"invalid \S+ value|no password supplied|root certificate|certificate file|private key file"
     r"|could not get home directory|service file|definition of service|not compiled|not supported"
 )
@@ -58,7 +55,7 @@ _OWN_SIDE = re.compile(
 
 def printable(text: str) -> str:
     """Text from a server for messages: no control sequences, and not without end."""
-    text = _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
+    text = re.sub(_CONTROL, lambda match: repr(match.group())[1:-1], text)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
 
 
@@ -68,10 +65,10 @@ def read(message: bytes) -> tuple[str | None, str]:
         text = message.decode()
     except UnicodeDecodeError:  # sent before an encoding was agreed upon
         text = message.decode("latin-1")
-    found = _SQLSTATE.findall(text)
+    found = re.findall(_SQLSTATE, text)
     if not found:
         return None, printable(text.strip())
-    text = _LOCATION.sub("", _SQLSTATE.sub(r"\1", text))
+    text = re.sub(_LOCATION, "", re.sub(_SQLSTATE, r"\1", text))
     # libpq may have tried twice, with and without TLS. The last word counts.
     return found[-1][1], printable(text.strip())
 
@@ -106,13 +103,13 @@ def classify(error: BaseException, *, reached: bool = False) -> Fault:
     if error.sqlstate:
         return _by_sqlstate(error.sqlstate)
     text = str(error)
-    if _ANSWERED.search(text):
-        if _FULL.search(text):
+    if re.search(_ANSWERED, text):
+        if re.search(_FULL, text):
             return Fault.BUSY
-        return Fault.NODE if _GOING.search(text) else Fault.CALLER
-    if _UNWANTED.search(text):
+        return Fault.NODE if re.search(_GOING, text) else Fault.CALLER
+    if re.search(_UNWANTED, text):
         return Fault.BUSY
-    if _OWN_SIDE.search(text):
+    if re.search(_OWN_SIDE, text):
         return Fault.CALLER
     return Fault.DOUBTFUL if reached else Fault.NODE
 

@@ -11,8 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._core import pool as core
 
@@ -21,8 +20,7 @@ _OWN = (__name__, "ybsmart.pool", "ybsmart.pool_hooks", "ybsmart.transactions")
 _CORE = "ybsmart._core"
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(NamedTuple):
     """Who has a connection: for `holders()` and messages."""
 
     thread: str

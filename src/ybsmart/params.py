@@ -11,9 +11,8 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from .addresses import AddressMap, parse_address_map
@@ -41,18 +40,17 @@ ENVIRONMENT = {
 }
 # libpq's own parameter of nearly the same name (PostgreSQL 16) has these values.
 _LIBPQ_LOAD_BALANCE_HOSTS = ("disable", "random")
-_URI = re.compile(r"postgres(?:ql)?://")
+_URI = r"postgres(?:ql)?://"
 
 
-@dataclass(frozen=True)
-class Properties:
+class Properties(NamedTuple):
     """The properties of one request, checked. Times are in seconds."""
 
     load_balance: bool = False
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = Policy()
     refresh_interval: float = 300.0
     failed_host_delay: float = 5.0
-    address_map: AddressMap = field(default_factory=AddressMap)
+    address_map: AddressMap = AddressMap()
 
 
 def property_name(key: str, value: Any) -> str | None:
@@ -116,7 +114,7 @@ def _default_conninfo(conninfo: str, kwargs: Mapping[str, Any]) -> str:
 @lru_cache(256)
 def _take_out(conninfo: str) -> tuple[dict[str, str], str]:
     """The properties in a conninfo, and the conninfo without them."""
-    uri = _URI.match(conninfo)
+    uri = re.match(_URI, conninfo)
     return _take_out_of_uri(conninfo, uri.end()) if uri else _take_out_of_pairs(conninfo)
 
 
@@ -145,12 +143,10 @@ def _take_out_of_uri(uri: str, start: int) -> tuple[dict[str, str], str]:
     return found, uri[:question] + ("?" + query if query else "")
 
 
-_PAIR = re.compile(
-    r"""\s* (?P<key>[^\s=]+) \s* = \s*
+_PAIR = r"""(?xs)
+    \s* (?P<key>[^\s=]+) \s* = \s*
         (?: ' (?P<quoted>(?:[^'\\]|\\.)*) ' | (?P<bare>(?:[^\s\\']|\\.)(?:[^\s\\]|\\.)*)? )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+"""
 
 
 def _take_out_of_pairs(text: str) -> tuple[dict[str, str], str]:
@@ -169,8 +165,9 @@ def _take_out_of_pairs(text: str) -> tuple[dict[str, str], str]:
 
 def _pairs(text: str) -> Iterator[re.Match[str]]:
     position = 0
+    pattern = re.compile(_PAIR)
     while text[position:].strip():
-        pair = _PAIR.match(text, position)
+        pair = pattern.match(text, position)
         if pair is None:
             # Not a keyword/value string. What libpq says about it may quote a part of it, and
             # the part may be a password with a blank.

@@ -9,8 +9,7 @@ The tables are those of YugabyteDB's smart-driver documentation ("Order of node 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 MODES = ("false", "true", "any", "only-primary", "only-rr", "prefer-primary", "prefer-rr")
 PRIMARY = "primary"
@@ -37,8 +36,7 @@ class Placed(Protocol):
     def node_type(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class TopologyKey:
+class TopologyKey(NamedTuple):
     """`cloud.region.zone:priority`; `zone` None stands for `*`. Compared without case."""
 
     cloud: str
@@ -75,18 +73,17 @@ def _parse_key(key: str) -> TopologyKey:
     return TopologyKey(cloud, region, None if zone == "*" else zone, int(priority or 1))
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What a request says about the nodes it wants."""
 
     mode: str = "any"
     topology_keys: tuple[TopologyKey, ...] = ()
     keys_only: bool = False
 
-    _wanted: str | None = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_wanted", _TYPE_OF_MODE.get(self.mode))
+    @property
+    def _wanted(self) -> str | None:
+        """The node type that is asked for or preferred."""
+        return _TYPE_OF_MODE.get(self.mode)
 
     def describe(self) -> str:
         """The nodes that are allowed, in words, for messages."""
@@ -104,7 +101,8 @@ class Policy:
 
     def tiers(self, nodes: Sequence[Placed]) -> tuple[tuple[int, ...], ...]:
         """The nodes this policy allows, by index: the best tier first, each node in one tier."""
-        left = [i for i, n in enumerate(nodes) if self._wanted in (None, n.node_type)]
+        wanted = self._wanted
+        left = [i for i, n in enumerate(nodes) if wanted in (None, n.node_type)]
         tiers = []
         for priority in sorted({key.priority for key in self.topology_keys}):
             keys = [key for key in self.topology_keys if key.priority == priority]
@@ -116,5 +114,5 @@ class Policy:
             tiers.append(left)
         if prefers:
             # The other type comes last and from the whole cluster, without regard to the keys.
-            tiers.append([i for i, n in enumerate(nodes) if n.node_type != self._wanted])
+            tiers.append([i for i, n in enumerate(nodes) if n.node_type != wanted])
         return tuple(tuple(tier) for tier in tiers if tier)

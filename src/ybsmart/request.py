@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -30,8 +29,7 @@ _VARIABLES = (
 _REMEMBERED = 256  # requests, and conninfos of each
 
 
-@dataclass(frozen=True)
-class Contact:
+class Contact(NamedTuple):
     """Where to find a cluster: what a conninfo and libpq's environment say of it."""
 
     host: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import psycopg
@@ -11,7 +10,6 @@ import psycopg
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
 class Result(Generic[R]):
     """The outcome of one statement. Iterating and `len()` are those of `rows`."""
 
@@ -20,6 +18,23 @@ class Result(Generic[R]):
     """Rows returned or affected; -1 if the statement has no such number."""
     description: Sequence[psycopg.Column] | None
     statusmessage: str | None
+
+    __slots__ = ("description", "rowcount", "rows", "statusmessage")
+
+    def __init__(
+        self,
+        rows: list[R],
+        rowcount: int,
+        description: Sequence[psycopg.Column] | None,
+        statusmessage: str | None,
+    ) -> None:
+        self.rows = rows
+        self.rowcount = rowcount
+        self.description = description
+        self.statusmessage = statusmessage
+
+    def __repr__(self) -> str:
+        return f"<Result {self.statusmessage}: {self.rows!r}>"
 
     def __iter__(self) -> Iterator[R]:
         return iter(self.rows)

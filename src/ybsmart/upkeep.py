@@ -7,14 +7,13 @@ nothing: a process may end while they run. What they find out is the cluster's t
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import random
 import threading
 import time
 import weakref
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -40,8 +39,7 @@ PROBE_TIMEOUT = 5.0
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # after a refresh that failed; doubled in between
 
 
-@dataclasses.dataclass
-class Listing:
+class Listing(NamedTuple):
     """An answer of a server."""
 
     records: list[NodeRecord]
@@ -92,8 +90,7 @@ def _resolved(records: list[NodeRecord]) -> list[NodeRecord]:
     found: dict[str, tuple[str, ...]] = {name: (name,) for name in names if is_address(name)}
     found.update(_look_up(names - found.keys()))
     return [
-        dataclasses.replace(
-            record,
+        record._replace(
             addresses=found.get(record.host, ()),
             public_addresses=found.get(record.public_ip, ()),
         )
@@ -122,14 +119,14 @@ def _look_up(names: set[str]) -> dict[str, tuple[str, ...]]:
     return dict(found)
 
 
-@dataclasses.dataclass
 class _Outage:
     """A node that is being watched."""
 
-    delay: float  # seconds between looks, by the request that found it down
-    due: float  # time of the next look
-    wait: float  # seconds from there to the one after it
-    error: str
+    def __init__(self, delay: float, now: float, wait: float, error: str) -> None:
+        self.delay = delay  # seconds between looks, by the request that found it down
+        self.due = now + wait  # time of the next look
+        self.wait = delay  # seconds from there to the one after it
+        self.error = error
 
 
 class Upkeep:
@@ -224,7 +221,7 @@ class Upkeep:
         with self._lock:
             outage = self._outages.get(host)
             if outage is None:
-                outage = self._outages[host] = _Outage(delay, now + wait, delay, error)
+                outage = self._outages[host] = _Outage(delay, now, wait, error)
             else:
                 # Those who try it nevertheless, as a last resort, do not make it wait longer.
                 outage.due = min(outage.due, now + wait)
