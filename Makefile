@@ -35,11 +35,12 @@ PACKAGE := $(STAMPS)/package-$(TAG)-$(MODE)
 SOURCES := setup.py $(shell find src -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench install clean
+.PHONY: help demo test docs bench install clean
 
 help:
 	@echo 'make demo     a local cluster of real servers, balanced connections, a failing node'
 	@echo 'make test     all checks and tests;  make test ARGS="-k name"  for some of the tests'
+	@echo 'make docs     the documentation, into docs/_build/html'
 	@echo 'make bench    the benchmarks'
 	@echo 'make install  just $(VENV), with this tree installed in it as it is now'
 	@echo 'make clean    remove $(VENV) and everything generated'
@@ -68,6 +69,11 @@ else
 	@YBSMART_IMPL=python $(PYTEST) --impl=python $(ARGS)
 endif
 
+# -E: what is documented is the installed package, whose changes Sphinx does not see.
+docs: $(PACKAGE) $(STAMPS)/extra-docs
+	@$(BIN)/sphinx-build -q -W --keep-going -E -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 bench: $(PACKAGE)
 	@$(BIN)/pytest bench $(ARGS)
 
@@ -76,7 +82,7 @@ install: $(PACKAGE)
 
 clean:
 	@test ! -d $(STAMPS) || rm -rf $(VENV)
-	@rm -rf build dist ybsmart.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist docs/_build ybsmart.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find $(wildcard src tests bench) -name __pycache__ -prune -exec rm -rf {} +
 
 $(ENVIRONMENT):
@@ -91,6 +97,11 @@ $(ENVIRONMENT):
 # --prefer-binary: rather an older tool than one whose build needs more than a C compiler.
 $(DEPENDENCIES): $(ENVIRONMENT) pyproject.toml
 	@YBSMART_BUILD=python $(PIP) install --prefer-binary '.[$(EXTRAS)]'
+	@touch $@
+
+# What only some targets need. The installed package says what it is.
+$(STAMPS)/extra-%: pyproject.toml | $(PACKAGE)
+	@$(PIP) install --prefer-binary 'ybsmart[$*]'
 	@touch $@
 
 # A wheel, never an editable install: what is tested is what users get. From an empty build folder,
