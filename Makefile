@@ -60,6 +60,7 @@ test: $(PACKAGE)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p ybsmart
 	@$(BIN)/mypy tests $(if $(wildcard bench/*.py),bench)
+	@$(BIN)/mypy --strict --config-file= --cache-dir=.mypy_cache/users tests/typing  # as users do
 ifeq ($(MODE),c)
 	@status=0; \
 	YBSMART_IMPL=python $(PYTEST) $(addprefix --ignore=,$(ONCE)) $(ARGS) || status=$$?; \

@@ -24,17 +24,19 @@ connect = Connection.connect
 
 _POOL_ERRORS = ("PoolClosed", "PoolDeadlock", "PoolError", "PoolTimeout", "TooManyRequests")
 
+# Type-checkers take a module with a `__getattr__` to have every name there is.
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    if name in _POOL_ERRORS:
-        from . import pool_errors
+    def __getattr__(name: str) -> Any:
+        if name in _POOL_ERRORS:
+            from . import pool_errors
 
-        return getattr(pool_errors, name)
-    if name == "close_on_sigterm":
-        from .sigterm import close_on_sigterm
+            return getattr(pool_errors, name)
+        if name == "close_on_sigterm":
+            from .sigterm import close_on_sigterm
 
-        return close_on_sigterm
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return close_on_sigterm
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

@@ -6,14 +6,15 @@ comes of it. A connection holds its node's lease, which falls with it, however i
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import psycopg
 from psycopg import pq
 from psycopg.abc import AdaptContext, ConnParam
 from psycopg.adapt import AdaptersMap
-from psycopg.rows import AsyncRowFactory, Row, RowFactory
+from psycopg.rows import AsyncRowFactory, BaseRowFactory, Row, RowFactory
 
 from . import registry
 from ._core import hosts
@@ -23,8 +24,12 @@ from .dialing import dial
 from .request import request_of
 from .waiting import run, run_async
 
-C = TypeVar("C", bound="Connection[Any]")
-A = TypeVar("A", bound="AsyncConnection[Any]")
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
+
+R = TypeVar("R")
 
 
 class _OnNode:
@@ -56,9 +61,39 @@ class Connection(_OnNode, psycopg.Connection[Row]):
 
     __module__ = "ybsmart"
 
+    # The second is for pyright, which binds Row to its default before it sees the arguments, and
+    # does not reliably take a BaseRowFactory, such as `class_row(...)`, for a RowFactory.
+    @overload
     @classmethod
     def connect(
-        cls: type[C],
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: RowFactory[Row] | None = None,
+        cursor_factory: type[psycopg.Cursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def connect(
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: RowFactory[R] | BaseRowFactory[R],
+        cursor_factory: type[psycopg.Cursor[Any]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Connection[R]: ...
+
+    @classmethod
+    def connect(
+        cls,
         conninfo: str = "",
         *,
         autocommit: bool = False,
@@ -67,7 +102,7 @@ class Connection(_OnNode, psycopg.Connection[Row]):
         row_factory: RowFactory[Any] | None = None,
         cursor_factory: type[psycopg.Cursor[Any]] | None = None,
         **kwargs: ConnParam,
-    ) -> C:
+    ) -> Any:
         """Connect and return a new connection.
 
         As `psycopg.Connection.connect`, with the properties `load_balance`, `topology_keys`,
@@ -102,7 +137,7 @@ class Connection(_OnNode, psycopg.Connection[Row]):
         source = NodeSource(cluster, request)
         try:
             pgconn = run(dial(source, deadline))
-            conn: C = _adopt(cls, pgconn, source, cluster, options)
+            conn: Self = _adopt(cls, pgconn, source, cluster, options)
         except BaseException:
             source.give_back()
             raise
@@ -124,9 +159,37 @@ class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
 
     __module__ = "ybsmart"
 
+    @overload
     @classmethod
     async def connect(
-        cls: type[A],
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: AsyncRowFactory[Row] | None = None,
+        cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    async def connect(
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: AsyncRowFactory[R] | BaseRowFactory[R],
+        cursor_factory: type[psycopg.AsyncCursor[Any]] | None = None,
+        **kwargs: ConnParam,
+    ) -> AsyncConnection[R]: ...
+
+    @classmethod
+    async def connect(
+        cls,
         conninfo: str = "",
         *,
         autocommit: bool = False,
@@ -135,7 +198,7 @@ class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
         row_factory: AsyncRowFactory[Any] | None = None,
         cursor_factory: type[psycopg.AsyncCursor[Any]] | None = None,
         **kwargs: ConnParam,
-    ) -> A:
+    ) -> Any:
         """Connect and return a new connection: arguments and errors as of `Connection.connect`.
 
         Never blocks the event loop; any number of loops may connect at the same time. Cancelling
@@ -158,7 +221,7 @@ class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
         source = NodeSource(cluster, request)
         try:
             pgconn = await run_async(dial(source, deadline))
-            conn: A = _adopt(cls, pgconn, source, cluster, options)
+            conn: Self = _adopt(cls, pgconn, source, cluster, options)
         except BaseException:
             source.give_back()
             raise

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 logger = logging.getLogger("ybsmart.pool")
 
 EVENTS = ("connect", "acquire", "release", "error", "remove")
 
-Listener = Callable[..., object]
+Listener: TypeAlias = Callable[..., object]
+
+# For type-checkers: what is called with a connection, with an error before it, or with either.
+ConnEvent: TypeAlias = Literal["connect", "acquire", "remove"]
+ErrorEvent: TypeAlias = Literal["release", "error"]
+ConnListener: TypeAlias = Callable[[Any], object]
+ErrorListener: TypeAlias = Callable[[Any, Any], object]
+
+
+class AnyListener(Protocol):
+    def __call__(self, *args: object) -> object: ...
 
 
 class Listeners:

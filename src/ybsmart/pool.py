@@ -14,18 +14,26 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 
 import psycopg
 from psycopg.abc import Params, Query
-from psycopg.rows import Row, RowFactory, TupleRow
+from psycopg.rows import BaseRowFactory, Row, RowFactory, TupleRow
 
 from . import leaks, lenders, pool_messages, statements, sweeper, transactions
 from . import pool_options as check_
 from ._core import pool as core
 from .connection import Connection
 from .connector import Backoff
-from .events import Listener, Listeners
+from .events import (
+    AnyListener,
+    ConnEvent,
+    ConnListener,
+    ErrorEvent,
+    ErrorListener,
+    Listener,
+    Listeners,
+)
 from .hygiene import IDLE
 from .pool_hooks import PoolHooks
 from .pool_options import Conninfo, Kwargs
@@ -43,9 +51,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ybsmart.pool")
 
-CT = TypeVar("CT", bound=psycopg.Connection[Any], default=Connection[TupleRow])
+# Covariant: whoever takes a pool of psycopg's connections takes a pool of any subclass.
+CT = TypeVar(  # noqa: PLC0105 (psycopg_pool's name for it)
+    "CT", bound=psycopg.Connection[Any], default=Connection[TupleRow], covariant=True
+)
 T = TypeVar("T")
-F = TypeVar("F", bound=Listener)
+FC = TypeVar("FC", bound=ConnListener)
+FE = TypeVar("FE", bound=ErrorListener)
+FA = TypeVar("FA", bound=AnyListener)
 
 # Between connects for the queue while other connections are in use: what is returned meanwhile may
 # make the next one superfluous.
@@ -71,7 +84,8 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         conninfo: Conninfo = "",
         *,
         kwargs: Kwargs = None,
-        connection_class: type[CT] = cast(type[CT], Connection),
+        # Not a cast, which would hide the default from pyright.
+        connection_class: type[CT] = Connection,  # type: ignore[assignment]
         min_size: int = 0,
         max_size: int | None = None,
         timeout: float | None = 30.0,
@@ -214,6 +228,7 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         self._progress = threading.Condition()  # told when somebody waits for the pool itself
 
     if TYPE_CHECKING:
+        connection_class: type[CT]
 
         def getconn(self, timeout: float | None = None) -> CT: ...
         def connection(  # type: ignore[override]
@@ -228,21 +243,21 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         query: Query,
         params: Params | None = None,
         *,
-        row_factory: RowFactory[Row],
+        row_factory: RowFactory[Row] | BaseRowFactory[Row],  # the latter for pyright
         timeout: float | None = None,
         retry: bool = False,
     ) -> Result[Row]: ...
 
     @overload
     def query(
-        self,
+        self: ConnectionPool[psycopg.Connection[Row]],
         query: Query,
         params: Params | None = None,
         *,
         row_factory: None = None,
         timeout: float | None = None,
         retry: bool = False,
-    ) -> Result[Any]: ...
+    ) -> Result[Row]: ...
 
     def query(
         self,
@@ -451,11 +466,20 @@ class ConnectionPool(PoolHooks, Generic[CT]):
 
     # Events
 
+    # These overlap with the last but one, for functions that take any arguments: no harm.
     @overload
-    def on(self, event: str, fn: F) -> F: ...
+    def on(self, event: ConnEvent, fn: FC) -> FC: ...  # type: ignore[overload-overlap]
     @overload
-    def on(self, event: str, fn: None = None) -> Callable[[F], F]: ...
-    def on(self, event: str, fn: F | None = None) -> F | Callable[[F], F]:
+    def on(self, event: ConnEvent, fn: None = None) -> Callable[[FC], FC]: ...
+    @overload
+    def on(self, event: ErrorEvent, fn: FE) -> FE: ...  # type: ignore[overload-overlap]
+    @overload
+    def on(self, event: ErrorEvent, fn: None = None) -> Callable[[FE], FE]: ...
+    @overload
+    def on(self, event: str, fn: FA) -> FA: ...
+    @overload
+    def on(self, event: str, fn: None = None) -> Callable[[FA], FA]: ...
+    def on(self, event: str, fn: Listener | None = None) -> Any:
         """Call `fn` at each event, until `off`; a decorator when `fn` is left out.
 
         Events: `connect(conn)`, `acquire(conn)`, `release(error, conn)`, `error(error, conn)` for

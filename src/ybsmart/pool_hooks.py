@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -21,7 +21,7 @@ from .connector import Backoff, Connector, without_traceback
 from .events import Listeners
 from .hygiene import IDLE, IN_TRANSACTION
 from .liveness import any_has_news, is_alive
-from .pool_options import Conninfo, Kwargs
+from .pool_options import Conninfo
 from .stats import Stats
 from .steering import Cap
 
@@ -47,7 +47,7 @@ class PoolHooks(core.PoolCore):
 
     name: str
     conninfo: Conninfo
-    kwargs: Kwargs
+    kwargs: dict[str, Any] | Callable[[], Mapping[str, Any]]
     connection_class: Any
     timeout: float | None
     connect_timeout: float | None

@@ -60,7 +60,7 @@ def test_an_exception_in_the_adapters_returns_the_place(
             raise Broken
 
     with pytest.raises(Broken):
-        ybsmart.connect(balanced, context=Context())  # type: ignore[arg-type]
+        ybsmart.connect(balanced, context=Context())  # type: ignore[call-overload]
 
     assert by_node(cluster) == [0, 0, 0]
     eventually(lambda: by_server(cluster) == [0, 0, 0])
