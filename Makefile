@@ -25,8 +25,8 @@ MODE := $(shell $(or $(CC),cc) -I'$(INCLUDE)' -include Python.h -fsyntax-only -x
 	&& echo c || echo python)
 endif
 
-# psycopg[binary], which the demo asks for, has no wheel for Python without the GIL.
-EXTRAS := $(if $(findstring t,$(TAG)),,demo,)test,bench
+# psycopg[binary], which the demo asks for, and gevent have no wheel for Python without the GIL.
+EXTRAS := $(if $(findstring t,$(TAG)),,demo,gevent,)test,bench
 
 ENVIRONMENT := $(STAMPS)/environment-$(TAG)
 DEPENDENCIES := $(STAMPS)/dependencies-$(TAG)

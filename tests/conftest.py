@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from filecmp import cmp
 from importlib import import_module
@@ -109,3 +110,12 @@ def load_core(name: str) -> Core:
 def core(request: pytest.FixtureRequest) -> Core:
     """Each test that asks for it runs on both builds. A missing extension is an error."""
     return load_core(request.param)
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Threads are switched as often as the interpreter can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)

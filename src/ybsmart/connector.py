@@ -130,11 +130,11 @@ class Connector:
             if pool._configure is not None:
                 pool._configure(conn)
                 must_be_idle(conn, "configure")
+            pool._stats.connected(time.monotonic() - started)
+            pool._listeners.tell("connect", conn)
         except BaseException:
             close(conn)
             raise
-        pool._stats.connected(time.monotonic() - started)
-        pool._listeners.tell("connect", conn)
         return conn
 
     def _failed(self, opening: core.Opening, error: BaseException) -> core.Opening | None:
@@ -199,7 +199,7 @@ class Connector:
         if pool._reconnect_failed is not None:
             try:
                 pool._reconnect_failed(pool)
-            except BaseException:
+            except Exception:
                 logger.warning("%s: reconnect_failed failed", pool.name, exc_info=True)
         return 0.0
 

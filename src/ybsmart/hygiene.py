@@ -6,17 +6,22 @@ Knows one connection at a time and no pool. What it finds out it says to the log
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg import pq
+from psycopg import generators, pq
+from psycopg.abc import PQGen
+
+T = TypeVar("T")
 
 logger = logging.getLogger("ybsmart.pool")
 
 IDLE = pq.TransactionStatus.IDLE
 IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+
+CHECK_TIMEOUT = 2.0  # seconds for the answer of a server that is asked whether it is there
 
 
 def close(conn: Any) -> None:
@@ -35,16 +40,37 @@ def must_be_idle(conn: psycopg.Connection[Any], hook: str) -> None:
 
 
 def round_trip(conn: psycopg.Connection[Any]) -> None:
-    """Return if the connection works; raise if it does not. Leaves nothing open."""
-    if conn.autocommit:
-        conn.execute("")
-        return
-    conn.autocommit = True
+    """Return if the server answers; raise if not, and close if it is the time that is over.
+    Executes an empty query, which leaves everything as it is."""
+    pgconn = conn.pgconn
+    with conn.lock:
+        pgconn.send_query(b"")
+        try:
+            results = conn.wait(_within(CHECK_TIMEOUT, generators.execute(pgconn)))
+        except _Silent:
+            pgconn.finish()
+            raise
+    for result in results:
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result, encoding=conn.info.encoding)
+
+
+class _Silent(psycopg.OperationalError):
+    """The server has not answered in time: there may be nobody at the other end."""
+
+
+def _within(timeout: float, steps: PQGen[T]) -> PQGen[T]:
+    """The same steps, as long as there is time; psycopg comes by every now and then."""
+    deadline = time.monotonic() + timeout
     try:
-        conn.execute("")
-    finally:
-        with suppress(psycopg.Error):
-            conn.autocommit = False
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() >= deadline:
+                raise _Silent(f"the server did not answer within {timeout:g} s")
+            wanted = steps.send(ready)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
 
 
 def clean(conn: Any, reset_on_return: str | None, reset: Callable[[Any], None] | None) -> None:

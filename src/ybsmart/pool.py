@@ -63,6 +63,8 @@ FA = TypeVar("FA", bound=AnyListener)
 # Between connects for the queue while other connections are in use: what is returned meanwhile may
 # make the next one superfluous.
 _STAGGER = 0.05
+# Between attempts of `wait` to get a connection, unless something changes before.
+_RETRY_WAIT = 0.02
 
 _pool_numbers = itertools.count(1)
 
@@ -363,9 +365,13 @@ class ConnectionPool(PoolHooks, Generic[CT]):
             try:
                 self.putconn(self.getconn(left))
                 return True
-            except psycopg.Error:  # the next attempt is made when the core lets it
+            except psycopg.Error:
                 if self.closed:
                     raise
+            # The core keeps connects apart; but a full queue, say, refuses at once.
+            self._watch_progress(True)
+            with self._progress:
+                self._progress.wait(min(left, _RETRY_WAIT))
         return False
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:

@@ -80,7 +80,8 @@ class PoolHooks(core.PoolCore):
 
     @staticmethod
     def check_connection(conn: psycopg.Connection[Any]) -> None:
-        """Return if the connection works, after a round trip; raise if it does not.
+        """Return if the connection works, after a round trip; raise if it does not, or if it takes
+        more than 2 seconds. Leaves the connection as it is.
 
         Also for use as the parameter `check`.
         """

@@ -6,10 +6,12 @@ Every error names the parameter and what is allowed. Never connects.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, get_origin
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from .params import split
@@ -73,22 +75,35 @@ Conninfo: TypeAlias = str | Callable[[], str]
 Kwargs: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
 
 
+# Without these a connection whose other end is gone without a word (a machine that lost power, a
+# firewall that forgot it) is found out after two hours of idleness, or 15 minutes into a query.
+_TCP = {
+    "keepalives_idle": 30,  # seconds
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds for what was sent to be acknowledged
+}
+
+
 def connect_arguments(
     conninfo: Conninfo, kwargs: Kwargs, connect_timeout: float | None
 ) -> tuple[str, dict[str, Any]]:
     """What to call `connect` with, now: callables are asked each time, as credentials rotate.
 
-    `connect_timeout` is put in where nothing else says so. Raises what the callables raise, and
-    psycopg's `ProgrammingError` for a malformed conninfo.
+    `connect_timeout` and TCP's limits are put in where nothing else says so. Raises what the
+    callables raise, and psycopg's `ProgrammingError` for a malformed conninfo.
     """
     text = conninfo() if callable(conninfo) else conninfo
     options = dict((kwargs() if callable(kwargs) else kwargs) or {})
     if not isinstance(text, str):
         raise TypeError(f"conninfo: expected a string, not {type(text).__name__}")
-    if connect_timeout is not None and "connect_timeout" not in options:
-        _, rest, _ = split(text, options)
-        if "connect_timeout" not in conninfo_to_dict(rest):
-            options["connect_timeout"] = max(1, round(connect_timeout))
+    _, rest, _ = split(text, options)
+    given = conninfo_to_dict(rest).keys() | options.keys()
+    if connect_timeout is not None and "connect_timeout" not in given:
+        options["connect_timeout"] = max(1, round(connect_timeout))
+    # What a service file says is not known here, and these would take precedence.
+    if "service" not in given and "PGSERVICE" not in os.environ and pq.version() >= 120000:
+        options |= {name: value for name, value in _TCP.items() if name not in given}
     return text, options
 
 

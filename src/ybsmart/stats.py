@@ -20,28 +20,40 @@ REMOVAL_REASONS = (
 
 class Stats:
     """What is counted outside the fast path. Safe for any number of threads, and for a garbage
-    collector that runs a finaliser which counts in the middle of any of these methods."""
+    collector that runs a finaliser which counts, or reads, in the middle of any method.
+
+    The counts only grow: what a reader that sets them back has had is kept beside them, so that
+    nothing is lost between two of these.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # of the two below; never waited for, see `count`
+        self._lock = threading.RLock()  # of all but the two queues
+        self._digesting = False  # somebody is, and it may be this very thread, further up
         self._counts: Counter[str] = Counter()
         self._connect_buckets = [0] * 32
+        self._taken: tuple[Counter[str], list[int]] = (Counter(), [0] * 32)
         # What has happened since: appending is one step, whoever else is at it.
         self._news: deque[tuple[str, int]] = deque()
         self._connects: deque[float] = deque()
 
     def count(self, name: str, number: int = 1) -> None:
         self._news.append((name, number))
-        if len(self._news) > 1000:
-            self._digest()
+        # Not waited for: this may be a finaliser's thread, in the middle of anything.
+        if len(self._news) > 1000 and self._lock.acquire(False):
+            try:
+                self._digest()
+            finally:
+                self._lock.release()
 
     def connected(self, seconds: float) -> None:
         self._connects.append(seconds)
         self.count("connections_ms", int(1000 * seconds))
 
     def _digest(self) -> None:
-        if not self._lock.acquire(False):
-            return  # somebody is at it, perhaps this very thread, further up
+        """Add up the news. The caller has the lock."""
+        if self._digesting:
+            return
+        self._digesting = True
         try:
             with suppress(IndexError):
                 while True:
@@ -52,15 +64,19 @@ class Stats:
                     us = int(1e6 * self._connects.popleft())
                     self._connect_buckets[min(us.bit_length(), 31)] += 1
         finally:
-            self._lock.release()
+            self._digesting = False
 
     def take(self, reset: bool) -> tuple[Counter[str], list[int]]:
-        self._digest()
-        if not reset:
-            return Counter(self._counts), list(self._connect_buckets)
-        counts, self._counts = self._counts, Counter()
-        buckets, self._connect_buckets = self._connect_buckets, [0] * 32
-        return counts, buckets
+        """What has been counted since the last reset; `reset`: now is one."""
+        with self._lock:
+            self._digest()
+            now = self._counts.copy(), self._connect_buckets.copy()
+            before = self._taken
+            if reset:
+                # In one statement: a finaliser may have been here since `now`.
+                before, self._taken = self._taken, now
+        counts = Counter({name: n - before[0][name] for name, n in now[0].items()})
+        return counts, [n - was for n, was in zip(now[1], before[1], strict=True)]
 
 
 def report(

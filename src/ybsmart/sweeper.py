@@ -33,52 +33,60 @@ _wake = threading.Event()
 
 def watch(pool: Sweepable) -> None:
     """See to the pool from now on, for as long as its `_tidy` asks for it."""
-    global _thread
     with _lock:
         _pools.add(pool)
-        if _thread is not None and _thread.is_alive():
-            started = False
-        else:
-            _thread = threading.Thread(target=_run, name="ybsmart-sweep", daemon=True)
-            _thread.start()
-            started = True
-    if not started:
-        _wake.set()
+        if _thread is None or not _thread.is_alive():
+            _start()
+            return
+    _wake.set()
+
+
+def _start() -> None:
+    global _thread
+    _thread = threading.Thread(target=_run, name="ybsmart-sweep", daemon=True)
+    _thread.start()
 
 
 def _run() -> None:
     global _thread
-    while True:
-        _wake.clear()
-        pause: float | None = None
+    try:
+        while (pause := _sweep()) is not None:
+            _wake.wait(max(pause, 0.01))
+    except BaseException:
+        # Somebody wants this thread to end; the pools need another.
         with _lock:
-            pools = list(_pools)
-        for pool in pools:
-            # First let go of it, then ask: whoever has it watched meanwhile is not overlooked.
-            with _lock:
-                _pools.discard(pool)
-            after = _tidy(pool)
+            _thread = None
+            if _pools:
+                _start()
+        raise
+
+
+def _sweep() -> float | None:
+    """One round; the time until the next, None if there is none: then the thread is no more."""
+    global _thread
+    _wake.clear()
+    pause: float | None = None
+    with _lock:
+        pools = list(_pools)
+    for pool in pools:
+        # First let go of it, then ask: whoever has it watched meanwhile is not overlooked.
+        with _lock:
+            _pools.discard(pool)
+        after: float | None = 1.0
+        try:
+            after = pool._tidy()
+        except Exception:
+            logger.warning("tidying up %r failed", pool, exc_info=True)
+        finally:
             if after is not None:
                 with _lock:
                     _pools.add(pool)
                 pause = after if pause is None else min(pause, after)
-        # No reference may keep a pool alive while this thread sleeps.
-        pools = pool = None  # type: ignore[assignment]
-        if pause is None:
-            with _lock:
-                if not _pools:
-                    _thread = None
-                    return
-            continue
-        _wake.wait(max(pause, 0.01))
-
-
-def _tidy(pool: Sweepable) -> float | None:
-    try:
-        return pool._tidy()
-    except BaseException:  # a listener's; this thread is everybody's
-        logger.warning("tidying up %r failed", pool, exc_info=True)
-        return 1.0
+    with _lock:
+        if pause is None and not _pools:
+            _thread = None
+            return None
+    return pause or 0.0
 
 
 def _forget() -> None:

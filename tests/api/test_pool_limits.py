@@ -193,6 +193,63 @@ def test_refilling_is_given_up_and_begun_again_by_the_next_request(balanced: str
         assert pool.idle_count == 2
 
 
+def test_what_reconnect_failed_raises_is_logged_and_an_interrupt_goes_on(
+    balanced: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went_on: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: went_on.append(args.exc_value))
+    errors = [ValueError("oops"), KeyboardInterrupt()]
+    for error in errors:
+        connection_class = controlled()
+        connection_class.error = psycopg.OperationalError("no luck")
+
+        def fail(_: object, error: BaseException = error) -> None:
+            raise error
+
+        with ConnectionPool(
+            balanced,
+            min_size=2,
+            connection_class=connection_class,
+            reconnect_timeout=0.05,
+            reconnect_failed=fail,
+        ) as pool:
+            connects = f"{pool.name}-connect"
+            until(lambda: "no connection for" in caplog.text)
+            until(lambda name=connects: name not in {t.name for t in threading.enumerate()})
+            connection_class.error = None
+            pool.wait(10)
+            pool.check_invariants()
+        caplog.clear()
+    assert went_on == [errors[1]]
+
+
+def test_a_listener_that_ends_the_sweep_ends_it_for_nobody_else(
+    balanced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(BaseException):
+        pass
+
+    went_on: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: went_on.append(args.exc_type))
+
+    def stop(_: object) -> None:
+        if threading.current_thread().name == "ybsmart-sweep":
+            raise Stop
+
+    with (
+        ConnectionPool(balanced, max_idle=0.02) as pool,
+        ConnectionPool(balanced, max_idle=0.2) as other,
+    ):
+        other.query("SELECT 1")
+        pool.on("remove", stop)
+        pool.query("SELECT 1")
+        until(lambda: went_on == [Stop])
+        until(lambda: other.total_count == 0)
+        pool.off("remove", stop)
+        pool.query("SELECT 1")
+        until(lambda: pool.total_count == 0)
+
+
 # The maximum
 
 

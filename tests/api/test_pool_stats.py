@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+from collections import Counter
 
 import psycopg
 import pytest
 
-from tests.api.support import Queued, until
+from tests.api.support import Queued, in_threads, until
 from ybsmart import ConnectionPool, PoolTimeout
 from ybsmart.testing import LocalCluster
 
@@ -95,6 +96,44 @@ def test_pop_stats_resets_counters_and_no_gauges(pool: ConnectionPool) -> None:
     stats = pool.get_stats()
     assert stats["requests_num"] == stats["connections_num"] == stats["usage_ms"] == 0
     assert stats["pool_size"] == stats["pool_peak"] == 1
+
+
+@pytest.mark.usefixtures("fast_switching")
+def test_pop_stats_while_others_work_loses_no_count(balanced: str) -> None:
+    with ConnectionPool(balanced, max_size=4, timeout=30) as pool:
+        keys = ("connections_num", "removed_discard", "requests_errors")
+        sums: Counter[str] = Counter()
+        over = threading.Event()
+
+        def pop() -> None:
+            last = False
+            while not last:
+                last = over.is_set()
+                stats = pool.pop_stats()
+                with adding:
+                    sums.update({key: stats[key] for key in keys})
+
+        adding = threading.Lock()
+
+        def work() -> None:
+            for number in range(300):
+                conn = pool.getconn()
+                for _ in range(20):
+                    pool._count_error()
+                pool.putconn(conn, discard=number % 60 == 0)
+
+        popping = [threading.Thread(target=pop) for _ in range(2)]
+        for thread in popping:
+            thread.start()
+        try:
+            assert in_threads(4, work) == []
+        finally:
+            over.set()
+            for thread in popping:
+                thread.join()
+        assert sums["requests_errors"] == 4 * 300 * 20
+        assert sums["removed_discard"] == 4 * 5
+        assert sums["connections_num"] == 4 * 5 + pool.total_count
 
 
 def test_drain_and_evict_are_counted_apart(pool: ConnectionPool) -> None:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.api.support import Queued, controlled, in_threads, until
-from ybsmart import ConnectionPool, PoolDeadlock, PoolTimeout
+from ybsmart import ConnectionPool, PoolClosed, PoolDeadlock, PoolTimeout
 
 
 def test_who_holds_all_and_asks_for_more_is_told_at_once(balanced: str) -> None:
@@ -152,3 +152,30 @@ def test_a_spike_of_short_requests_hardly_grows_the_pool(balanced: str) -> None:
         connection_class.gate.set()
         until(lambda: pool.connecting_count == 0)
         assert pool.total_count <= 7
+
+
+def test_waiting_for_a_pool_whose_queue_is_full_is_no_busy_loop(balanced: str) -> None:
+    pool = ConnectionPool(balanced, max_size=1, max_waiting=1)
+    held = pool.getconn(10)
+    queued = Queued(pool)
+    with pytest.raises(PoolTimeout):
+        pool.wait(0.2)
+    # Each was refused at once: with nothing in between there would be thousands.
+    assert 1 <= pool.get_stats()["requests_rejected"] <= 11
+    with pytest.raises(PoolClosed):
+        queued.result()
+    pool.putconn(held)
+
+
+def test_waiting_goes_on_when_the_queue_has_room_again(balanced: str) -> None:
+    with ConnectionPool(balanced, max_size=1, max_waiting=1, timeout=20) as pool:
+        held = pool.getconn()
+        queued = Queued(pool, timeout=20)
+        errors: list[list[BaseException]] = []
+        waiting = threading.Thread(target=lambda: errors.append(in_threads(1, pool.wait)))
+        waiting.start()
+        until(lambda: pool.get_stats()["requests_rejected"] > 0)
+        pool.putconn(held)
+        pool.putconn(queued.result())
+        waiting.join()
+        assert errors == [[]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,15 +67,6 @@ def clock(core: Any, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(core.pool, "monotonic", clock)
     return clock
-
-
-@pytest.fixture
-def fast_switching() -> Iterator[None]:
-    """Threads are switched as often as the interpreter can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.fixture

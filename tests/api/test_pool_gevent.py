@@ -1,0 +1,156 @@
+"""The pool and greenlets, after gevent's `patch_all()`: each test in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gevent") is None, reason="gevent is not installed"
+)
+
+BEGINNING = """
+    from gevent import monkey
+
+    monkey.patch_all()
+
+    import gc, logging, random, sys
+    import gevent
+    import ybsmart
+
+    logging.disable()  # of the connections that were in the middle of something when killed
+    conninfo = sys.argv[1]
+
+
+    def until(condition):
+        with gevent.Timeout(30):
+            while not condition():
+                gevent.sleep(0)
+
+"""
+
+
+def run(program: str, conninfo: str) -> None:
+    """Run it under gevent; it is to end well and to say nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(BEGINNING) + textwrap.dedent(program), conninfo],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_full_pool_blocks_nobody_but_those_who_wait_for_it(balanced: str) -> None:
+    program = """
+        pool = ybsmart.ConnectionPool(conninfo, max_size=3, timeout=20)
+        held = [pool.getconn() for _ in range(3)]
+        order = []
+
+
+        def use(number):
+            with pool.connection() as conn:
+                conn.execute("SELECT 1")
+                order.append(number)
+
+
+        waiters = [gevent.spawn(use, number) for number in range(20)]
+        until(lambda: pool.waiting_count == 20)
+        rounds = 0
+        while rounds < 100:  # all others go on
+            gevent.sleep(0)
+            rounds += 1
+        assert pool.waiting_count == 20
+
+        try:
+            pool.getconn(0.05)
+        except ybsmart.PoolTimeout:
+            pass
+        else:
+            raise AssertionError("got a connection of a full pool")
+        with gevent.Timeout(0.05, False):
+            pool.getconn()
+            raise AssertionError("got a connection of a full pool")
+        assert pool.waiting_count == 20
+
+        pool.putconn(held.pop())
+        gevent.joinall(waiters, raise_error=True)
+        assert order == list(range(20))  # one connection serves all, in the order of arrival
+        for conn in held:
+            pool.putconn(conn)
+        pool.check_invariants()
+        pool.end(10)
+    """
+    run(program, balanced)
+
+
+def test_greenlets_killed_at_random_lose_nothing(balanced: str) -> None:
+    program = """
+        pool = ybsmart.ConnectionPool(conninfo, max_size=3, timeout=20)
+        lots = random.Random(7)
+        worked = 0
+
+
+        def use():
+            global worked
+            while True:
+                with pool.connection() as conn:
+                    conn.execute("SELECT pg_sleep(0.001)")
+                    gevent.sleep(0)
+                worked += 1
+
+
+        users = [gevent.spawn(use) for _ in range(12)]
+        for _ in range(200):
+            gevent.sleep(lots.random() * 0.004)
+            victim = lots.randrange(12)
+            users[victim].kill()  # in the queue, in a query, between two
+            users[victim] = gevent.spawn(use)
+        gevent.killall(users)
+        gc.collect()
+        until(lambda: pool.connecting_count == 0)
+
+        assert worked > 0
+        assert pool.idle_count == pool.total_count
+        assert pool.waiting_count == 0
+        assert pool.get_stats()["removed_leak"] == 0
+        pool.check_invariants()
+        conns = [pool.getconn() for _ in range(3)]
+        for conn in conns:
+            assert conn.execute("SELECT 1").fetchone() == (1,)
+            pool.putconn(conn)
+        pool.end(10)
+        until(lambda: sum(ybsmart.connection_counts().values()) == 0)
+    """
+    run(program, balanced)
+
+
+def test_connecting_blocks_nobody(balanced: str) -> None:
+    program = """
+        import threading
+
+        gate = threading.Event()
+
+
+        class Slow(ybsmart.Connection):
+            @classmethod
+            def connect(cls, *args, **kwargs):
+                gate.wait()
+                return super().connect(*args, **kwargs)
+
+
+        pool = ybsmart.ConnectionPool(conninfo, max_size=3, connection_class=Slow)
+        users = [gevent.spawn(pool.query, "SELECT 1") for _ in range(6)]
+        until(lambda: pool.connecting_count == 3 and pool.waiting_count == 6)
+        gate.set()
+        gevent.joinall(users, raise_error=True)
+        assert pool.total_count <= 3
+        pool.close()
+        assert pool.total_count == 0
+    """
+    run(program, balanced)
