@@ -67,15 +67,16 @@ def test_a_full_pool_blocks_nobody_but_those_who_wait_for_it(balanced: str) -> N
             rounds += 1
         assert pool.waiting_count == 20
 
-        try:
-            pool.getconn(0.05)
-        except ybsmart.PoolTimeout:
-            pass
-        else:
-            raise AssertionError("got a connection of a full pool")
-        with gevent.Timeout(0.05, False):
-            pool.getconn()
-            raise AssertionError("got a connection of a full pool")
+        def late(timeout, limit):
+            try:
+                with gevent.Timeout(limit):
+                    pool.getconn(timeout)
+            except BaseException as error:
+                return type(error)
+
+
+        assert gevent.spawn(late, 0.05, None).get() is ybsmart.PoolTimeout
+        assert gevent.spawn(late, None, 0.05).get() is gevent.Timeout
         assert pool.waiting_count == 20
 
         pool.putconn(held.pop())
