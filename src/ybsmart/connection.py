@@ -144,8 +144,15 @@ class Connection(_OnNode, psycopg.Connection[Row]):
         return conn
 
     def close(self) -> None:
-        """Close the connection; it counts for its node no more."""
+        """Close the connection; it counts for its node no more.
+
+        A connection of a pool with `close_returns` is returned instead.
+        """
         try:
+            pool: Any = getattr(self, "_pool", None)
+            if self.closed and pool is not None and getattr(pool, "close_returns", False):
+                # psycopg's does nothing about a broken one, which has a place in its pool still.
+                pool.putconn(self)
             super().close()
         finally:
             self._end_lease()

@@ -158,6 +158,17 @@ def test_close_returns_gives_the_connection_back(balanced: str) -> None:
     assert conn.closed
 
 
+def test_close_returns_gives_a_broken_connection_back_too(balanced: str) -> None:
+    with ConnectionPool(balanced, max_size=1, close_returns=True, timeout=10) as pool:
+        conn = pool.getconn()
+        with pytest.raises(psycopg.OperationalError):
+            conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        conn.close()
+        assert pool.total_count == 0
+        conn.close()  # as often as one likes
+        assert pool.query("SELECT 1").scalar() == 1
+
+
 def test_a_pool_that_is_dropped_is_collected_though_a_connection_is_kept(balanced: str) -> None:
     pool = ConnectionPool(balanced, min_size=2)
     pool.wait(10)
