@@ -35,12 +35,13 @@ PACKAGE := $(STAMPS)/package-$(TAG)-$(MODE)
 SOURCES := setup.py $(shell find src -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs bench install clean
+.PHONY: help demo test docs bench example examples install clean
 
 help:
 	@echo 'make demo     a local cluster of real servers, balanced connections, a failing node'
 	@echo 'make test     all checks and tests;  make test ARGS="-k name"  for some of the tests'
 	@echo 'make docs     the documentation, into docs/_build/html'
+	@echo 'make examples tests of the examples and the tutorial;  make example NAME=flask  runs one'
 	@echo 'make bench    the benchmarks'
 	@echo 'make install  just $(VENV), with this tree installed in it as it is now'
 	@echo 'make clean    remove $(VENV) and everything generated'
@@ -50,7 +51,7 @@ demo: $(PACKAGE)
 	@$(BIN)/ybsmart demo $(ARGS)
 
 # Tests that do not depend on what YBSMART_IMPL says, or take both builds by themselves.
-ONCE := tests/core tests/packaging tests/cluster tests/demo
+ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/examples
 
 # Twice, because the package runs on either core: first what goes through its interface, on the
 # pure one; then everything, on the compiled one.
@@ -74,6 +75,16 @@ endif
 docs: $(PACKAGE) $(STAMPS)/extra-docs
 	@$(BIN)/sphinx-build -q -W --keep-going -E -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+# Needs the frameworks, which `make test` does without: it skips these tests, and says so.
+examples: $(PACKAGE) $(STAMPS)/extra-examples
+	@$(PYTEST) tests/examples $(ARGS)
+
+example: $(PACKAGE) $(STAMPS)/extra-examples
+	$(if $(PROGRAM),,$(error set NAME to script, flask, django, fastapi or sqlalchemy))
+	@$(BIN)/python $(PROGRAM)
+
+PROGRAM = $(if $(NAME),$(wildcard examples/$(NAME).py examples/$(NAME)_app.py))
 
 bench: $(PACKAGE)
 	@$(BIN)/pytest bench $(ARGS)
