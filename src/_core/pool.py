@@ -361,12 +361,20 @@ class Slot:
 
     @property
     def note(self) -> Any:
-        """The shell's, about the present loan."""
-        return self._note
+        """The shell's, about the present loan. Any thread may read and set it."""
+        if not cython.compiled:
+            return self._note
+        with cython.critical_section(self):
+            return self._note
 
     @note.setter
     def note(self, note: Any) -> None:
-        self._note = note
+        if not cython.compiled:
+            self._note = note
+            return
+        with cython.critical_section(self):
+            # Swapped, so that what is replaced is let go of outside the section.
+            self._note, note = note, self._note
 
     def _dropped(self, _: object) -> None:
         # Called by the garbage collector, so possibly inside a critical section of this very
@@ -397,8 +405,14 @@ class Opening:
 
     @property
     def owner(self) -> Waiter | None:
-        """Who is told if it fails. None when nobody in the queue depends on it."""
+        """Who is told if it fails. None when nobody in the queue depends on it. For tests; needs a
+        pool at rest."""
         return self._owner
+
+    @property
+    def has_owner(self) -> bool:
+        """Whether anybody is told if it fails, at this moment."""
+        return self._owner is not None
 
 
 @cython.final
@@ -1632,14 +1646,16 @@ class PoolCore:
     def numbers(self) -> dict[str, Any]:
         """What has been counted: requests, times in seconds, and times by power of two of a
         microsecond (bucket n: below 2**n)."""
+        with cython.critical_section(self):
+            wait_buckets, usage_buckets = self._wait_buckets, self._usage_buckets
         return {
             "peak": self._peak,
             "requests": self._requests_num,
             "queued": self._queued_num,
             "wait": self._wait,
             "usage": self._usage,
-            "wait_buckets": list(self._wait_buckets),
-            "usage_buckets": list(self._usage_buckets),
+            "wait_buckets": list(wait_buckets),
+            "usage_buckets": list(usage_buckets),
         }
 
     def shelves(self) -> tuple[Shelf, ...]:

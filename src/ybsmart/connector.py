@@ -151,7 +151,7 @@ class Connector:
             # With the connections there are, the request will be served.
             logger.info("%s: no more connections for now: %s", pool.name, error)
             return pool._opening_failed(opening, error, 0.0, False)
-        told = pool.fail_fast and opening.owner is not None
+        told = pool.fail_fast and opening.has_owner
         # The first failure is tried again at once, for the next in line: it may have been chance.
         delay = backoff.delay() if backoff.failures or not told else 0.0
         if told:

@@ -640,9 +640,11 @@ def test_a_release_in_the_middle_of_a_choice_counts_once(core: Any) -> None:
     table, (a,) = make_table(core, "a")
     lease = table.reserve(((a,),), NOW)
 
-    Actor(lambda: table.reserve(((a,),), NOW, {Equal()})).result()
+    other = Actor(lambda: table.reserve(((a,),), NOW, {Equal()})).result()
 
     assert released == [True, False]
+    assert counts(table) == {"a": 1}
+    other.release()
     assert counts(table) == {"a": 0}
 
 

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
@@ -74,6 +74,7 @@ class Threaded:
         self.sleeping: SimpleQueue[Any] = SimpleQueue()
         self.errors: list[BaseException] = []
         self.openings: SimpleQueue[Any] = SimpleQueue()
+        self.latest: Any = None  # of them
         self.connectors = [threading.Thread(target=self._connect) for _ in range(threads)]
         for thread in self.connectors:
             thread.start()
@@ -92,8 +93,18 @@ class Threaded:
         for thread in self.connectors:
             thread.join()
 
+    def _next(self) -> Any:
+        """The next opening; None at the end."""
+        while True:
+            try:
+                # Without the GIL, what is dropped elsewhere is let go of by the thread that made
+                # it, when it next does anything; connectors that end do so for good.
+                return self.openings.get(timeout=0.05)
+            except Empty:
+                pass
+
     def _connect(self) -> None:
-        while (opening := self.openings.get()) is not None:
+        while (opening := self._next()) is not None:
             try:
                 while opening is not None:
                     opening = self._connect_one(opening)
@@ -127,6 +138,7 @@ class Threaded:
                 return
 
     def _open(self, opening: Any) -> None:
+        self.latest = opening
         self.openings.put(opening)
 
     def _is_alive(self, conn: Worked) -> bool:
@@ -290,6 +302,35 @@ def test_nothing_is_lost_whatever_eight_threads_do(
     assert (numbers["lent"], numbers["connecting"], numbers["waiting"]) == (0, 0, 0)
     assert numbers["total"] == numbers["idle"] == pool.open
     assert end == "stop" or numbers["total"] == 0
+
+
+def test_reports_may_be_read_and_notes_be_set_while_connections_come_and_go(
+    core: Any, make_pool: Callable[..., Any], fast_switching: None, stress_seconds: float
+) -> None:
+    pool = make_pool(3, failing=0.05)
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            for slot in pool.slots():
+                slot.note = [slot.note is None]
+                assert slot.note is None or len(slot.note) == 1
+                assert slot.holder >= 0
+            assert len(pool.numbers()["wait_buckets"]) == 32
+            assert pool.snapshot()["total"] <= 3
+            assert len(pool._waiters()) <= 6
+            assert all(waiter.state for waiter in pool._waiters())
+            assert all(conn.pgconn for conn in pool._idle_conns())
+            opening = pool.latest
+            assert opening is None or opening.has_owner in (True, False)
+            pool._reset_numbers()
+
+    threads, errors = in_threads(6, lambda: use(pool, over))
+    lookers, surprises = in_threads(3, look)
+    over.wait(stress_seconds / 5)
+    over.set()
+    join(threads, errors)
+    join(lookers, surprises)
 
 
 def test_threads_are_served_in_the_order_in_which_they_went_to_sleep(
