@@ -11,7 +11,7 @@ import sys
 
 from setuptools import setup
 
-MODULES = ("hosts", "pool")
+SOURCES = {"hosts": "src/_core/hosts.py", "pool": "src/_core/pool.pyx"}
 
 DIRECTIVES = {
     "language_level": 3,
@@ -42,17 +42,18 @@ def setup_with_extensions() -> None:
                 sys.exit("ybsmart: Cython does not accept the core, see its message above")
 
     # One source, two names: src/_core/x.py is imported as ybsmart._core.x and compiled to
-    # ybsmart._core._c.x, so no build can shadow the source beside it.
+    # ybsmart._core._c.x, so no build can shadow the source beside it. What pool.py is made of is
+    # compiled with it, see pool.pyx.
     setup(
         cmdclass={"build_ext": BuildExt},
         ext_modules=[
             Extension(
                 f"ybsmart._core._c.{name}",
-                [f"src/_core/{name}.py"],
+                [source],
                 cython_directives=DIRECTIVES,
                 cython_c_in_temp=True,
             )
-            for name in MODULES
+            for name, source in SOURCES.items()
         ],
     )
 

@@ -106,6 +106,15 @@ def load_core(name: str) -> Core:
     return core
 
 
+def parts_of(pool: ModuleType) -> list[ModuleType]:
+    """The modules that the pool's core consists of; compiled, it is one."""
+    if pool.is_compiled():
+        return [pool]
+    classes = [cls for name in pool.__all__ if isinstance(cls := getattr(pool, name), type)]
+    origins = {cls.__module__ for cls in (*classes, *pool.PoolCore.__mro__[:-1])}
+    return [import_module(origin) for origin in sorted(origins)]
+
+
 @pytest.fixture(scope="session", params=IMPLS)
 def core(request: pytest.FixtureRequest) -> Core:
     """Each test that asks for it runs on both builds. A missing extension is an error."""

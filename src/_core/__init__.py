@@ -2,7 +2,8 @@
 
 It decides and never does I/O, waits, logs or calls user code. Each module is written once, in
 Cython's pure-Python mode: `ybsmart._core.<name>` is the source itself, `ybsmart._core._c.<name>`
-the same file compiled. This file chooses one of the two, once, when it is imported.
+the same compiled; the parts that the pool is made of are compiled with it. This file chooses one of
+the two, once, when it is imported.
 """
 
 from __future__ import annotations

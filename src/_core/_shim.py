@@ -10,7 +10,10 @@ from __future__ import annotations
 from _thread import allocate_lock, get_ident
 from operator import attrgetter
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -38,6 +41,10 @@ def final(cls: type[T]) -> type[T]:
 
     cls.__init_subclass__ = classmethod(refuse)  # type: ignore[assignment, arg-type]
     return cls
+
+
+def freelist(_size: int) -> Callable[[T], T]:
+    return _unchanged
 
 
 def cast(_type: Any, obj: Any) -> Any:

@@ -1,0 +1,264 @@
+"""Which idle connection is lent, and who gets one that is returned or new.
+
+Decides: of the node with the fewest lent, the one returned last; the waiter that came first, never
+a newcomer; whether one that was idle for long has to be looked at before.
+
+Never: looks. The shell does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import cython
+else:
+    from ybsmart._core import _shim as cython
+
+if not cython.compiled:  # else all are in one module, see pool.pyx
+    from ._shim import monotonic
+    from .closing import _IDLE, REASONS, PoolClosing
+    from .openings import Opening
+    from .slots import Shelf, Slot
+    from .state import _bucket
+    from .waiters import Waiter
+
+
+@cython.cclass
+class PoolLending(PoolClosing):
+    __slots__ = ("_check_after", "_lifo", "_turn")
+
+    _check_after: cython.double
+    _lifo: cython.bint
+    _turn: cython.Py_ssize_t  # the shelf at which the search for the next connection starts
+
+    def _start_empty(self) -> None:
+        PoolClosing._start_empty(self)
+        self._turn = 0
+
+    @cython.cfunc
+    def _take(self) -> Slot:
+        """Take an idle connection off its shelf, or None. Waiters present imply that none is."""
+        with cython.critical_section(self):
+            self._requests_num += 1
+            if self._idle == 0 or self._closing:
+                return None  # type: ignore[return-value]
+            return self._pick()
+
+    @cython.cfunc
+    def _uncount_request(self) -> object:
+        """What is asked for next is for a request that has been counted."""
+        with cython.critical_section(self):
+            self._requests_num -= 1
+        return None
+
+    @cython.cfunc
+    @cython.inline
+    def _pick(self) -> Slot:
+        """Lend the idle connection whose turn it is; there is one. Caller holds the section."""
+        shelf: Shelf
+        best: Shelf = None  # type: ignore[assignment]
+        count: cython.Py_ssize_t = len(self._shelves)
+        _: cython.Py_ssize_t
+        at: cython.Py_ssize_t = self._turn
+        # Fewest lent; among equals each in turn, so that requests which do not overlap are spread
+        # as well.
+        for _ in range(count):
+            if at >= count:
+                at = 0
+            shelf = self._shelves[at]
+            at += 1
+            if shelf._idle and (best is None or shelf._lent < best._lent):
+                best = shelf
+                self._turn = at
+        return self._unshelve(best, None)
+
+    @cython.cfunc
+    @cython.inline
+    def _unshelve(self, shelf: Shelf, above: Slot | None) -> Slot:
+        """Lend the top slot of the shelf, or the one below `above`. Caller holds the section."""
+        slot: Slot
+        if above is None:
+            slot = shelf._top
+            shelf._top = slot._below
+        else:
+            slot = above._below
+            above._below = slot._below
+        if shelf._bottom is slot:
+            shelf._bottom = above  # type: ignore[assignment]
+        slot._below = None  # type: ignore[assignment]
+        shelf._idle -= 1
+        self._idle -= 1
+        shelf._lent += 1
+        self._lent += 1
+        slot._lent = True
+        return slot
+
+    @cython.cfunc
+    @cython.inline
+    def _needs_look(self, slot: Slot) -> cython.bint:
+        """Whether it has been idle for long, or since before its node was in trouble."""
+        slot._lent_at = monotonic()
+        return slot._lent_at >= slot._fresh_until or slot._idle_since <= slot._shelf._suspect_since
+
+    @cython.cfunc
+    def _first_fit(self, slot: Slot) -> Slot:
+        """The slot if it may still be lent, else another idle one that may."""
+        reason: cython.int
+        while slot is not None and self._needs_look(slot):
+            fit: cython.bint = False
+            cause: object = "lost"
+            try:
+                reason = self._unfit(slot, slot._lent_at)
+                if reason == 0 and slot._lent_at - slot._idle_since >= self._max_idle:
+                    reason = _IDLE if self._total > self._min_size else 0
+                if reason:
+                    cause = REASONS[reason]
+                else:
+                    fit = self._is_alive(slot._conn)
+                    if not fit:
+                        # What ended this one may have ended its siblings.
+                        slot._shelf._suspect_since = monotonic()
+            finally:
+                if not fit:
+                    self._retire(slot, slot._conn, cause)
+            if fit:
+                break
+            self._uncount_request()
+            slot = self._take()
+        return slot
+
+    @cython.cfunc
+    def _give(self, slot: Slot, conn: object, idle_since: cython.double) -> object:
+        """Pass a lent connection on. None if it was; else why it has to be closed.
+
+        `idle_since`: when it was used last, if not now."""
+        waiter: Waiter = None  # type: ignore[assignment]
+        reason: cython.int
+        now: cython.double = monotonic()
+        with cython.critical_section(self):
+            if slot._lent_at:
+                self._usage += now - slot._lent_at
+                self._usage_buckets[_bucket(now - slot._lent_at)] += 1
+                slot._lent_at = 0.0
+            reason = self._unfit(slot, now)
+            if reason == 0:
+                slot._conn = conn
+                if self._waiting:
+                    waiter = self._grant(slot)
+                else:
+                    self._shelve(slot, idle_since or now)
+        if reason:
+            return REASONS[reason]
+        if waiter is not None:
+            waiter._wake()  # type: ignore[operator]
+        return None
+
+    @cython.cfunc
+    def _grant(self, slot: Slot) -> Waiter:
+        """Hand a lent slot to the first waiter, who is to be woken. Caller holds the section."""
+        waiter: Waiter = self._queue.grant(slot)
+        self._left(waiter)
+        return waiter
+
+    @cython.cfunc
+    @cython.inline
+    def _shelve(self, slot: Slot, now: cython.double) -> object:
+        """Make a lent slot idle. Caller holds the section."""
+        shelf: Shelf = slot._shelf
+        fresh: cython.double = self._check_after
+        if self._max_idle < fresh:
+            fresh = self._max_idle
+        fresh += now
+        if slot._retire_at < fresh:
+            fresh = slot._retire_at
+        slot._fresh_until = fresh
+        slot._idle_since = now
+        slot._lent = False
+        if shelf._top is None:
+            shelf._top = shelf._bottom = slot
+        elif self._lifo:
+            slot._below = shelf._top
+            shelf._top = slot
+        else:
+            shelf._bottom._below = slot
+            shelf._bottom = slot
+        shelf._idle += 1
+        shelf._lent -= 1
+        self._idle += 1
+        self._lent -= 1
+        return None
+
+    @cython.cfunc
+    def _pass(self, slot: Slot) -> object:
+        """Pass a lent connection on that the caller was not to have after all."""
+        conn: object = slot._conn
+        reason = self._give(slot, conn, 0.0)
+        if reason is not None:
+            self._retire(slot, conn, reason)
+        return None
+
+    def _opened(
+        self, opening: Opening, conn: Any, key: str, label: str, retire_at: cython.double
+    ) -> Opening | None:
+        """Take a new connection, of the node `key`, into the pool: the first waiter gets it.
+
+        Return what has to be opened next.
+        """
+        spare: Opening = Opening()
+        slot: Slot
+        following: Opening
+        given_up: cython.bint
+        try:
+            slot = Slot(self._leaked, conn, self._shelf(key, label), self._max_uses, retire_at)
+            conn._pool = None
+            conn._ybsmart_slot = slot
+        except BaseException as exc:
+            self._begin(self._opening_failed(opening, exc, 0.0, True))
+            raise
+        with cython.critical_section(self):
+            given_up = opening._over
+            if not given_up:
+                self._slots.add(slot)
+                self._finish(opening)
+                slot._lent = True
+                slot._shelf._lent += 1
+                self._lent += 1
+                # After an outage a few at a time, and each success allows for more.
+                self._connect_after = 0.0
+                self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
+        if given_up:
+            slot._retired = True
+            try:
+                self._close_conn(conn, "closed")
+            finally:
+                self._notify("remove", conn, "closed")
+                self._report()
+            return None
+        slot._conn = conn
+        self._pass(slot)
+        with cython.critical_section(self):
+            following = self._next_opening(spare)
+        try:
+            self._begin_all()
+            self._report()
+        except BaseException:
+            self._begin(following)
+            raise
+        return following
+
+    @cython.cfunc
+    def _shelf(self, key: str, label: str) -> Shelf:
+        """The shelf of a node, made when its first connection comes."""
+        fresh: Shelf = Shelf(key, label)
+        shelf: Shelf
+        while True:
+            with cython.critical_section(self):
+                shelves = self._shelves
+            for shelf in shelves:
+                if shelf._key == key:
+                    return shelf
+            more = (*shelves, fresh)
+            with cython.critical_section(self):
+                # Made outside and published here, unless somebody else was quicker.
+                if self._shelves is shelves:
+                    self._shelves = more
+                    return fresh

@@ -1,0 +1,155 @@
+"""Loans: a connection into its holder's hands, and back once.
+
+Decides: whose a connection is; that it is claimed from its holder once; whether what comes back is
+fit for the next one.
+
+Never: checks, cleans or closes. The shell does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import cython
+else:
+    from ybsmart._core import _shim as cython
+
+if not cython.compiled:  # else all are in one module, see pool.pyx
+    from ._shim import get_ident, monotonic
+    from .slots import Slot
+    from .sweeping import PoolSweeping
+
+# Whom the shell's `_notify` tells: bits of `_listening`.
+ON_ACQUIRE, ON_RELEASE = 1, 2
+
+
+@cython.cclass
+class PoolLoans(PoolSweeping):
+    __slots__ = ()
+
+    @cython.cfunc
+    def _borrow(self, timeout: object) -> object:
+        """Lend a connection that passes the user's check, if there is one."""
+        started: cython.double = monotonic() if self._vetting else 0.0
+        slot: Slot = self._find(timeout)
+        conn: object = self._lend(slot)
+        if self._vetting:
+            conn = self._first_vetted(slot, conn, timeout, started)
+        return conn
+
+    @cython.cfunc
+    def _first_vetted(
+        self, slot: Slot, conn: Any, timeout: object, started: cython.double
+    ) -> object:
+        """The connection if the user's check passes, else another one that does."""
+        failures: cython.Py_ssize_t = 0
+        passed: cython.bint
+        ours: cython.bint
+        loan: cython.longlong
+        while True:
+            passed = False
+            loan = slot._loan
+            try:
+                passed = self._vet(conn)
+            finally:
+                # Unless the check has returned it, by `close` of a pool with `close_returns`: then
+                # it is somebody else's to have.
+                ours = slot._holder != 0 and slot._loan == loan
+                if not ours:
+                    passed = False
+                elif not passed:
+                    conn._pool = None
+                    self._retire(slot, conn, "check")
+            if passed:
+                return conn
+            left: object = self._pause(timeout, started, failures)
+            failures += 1
+            self._uncount_request()
+            slot = self._find(left)
+            conn = self._lend(slot)
+
+    @cython.cfunc
+    def _lend(self, slot: Slot) -> object:
+        """Hand the connection itself to the caller, who alone has the slot."""
+        conn: object = slot._conn
+        slot._conn = None
+        slot._holder = get_ident()
+        slot._loan += 1
+        slot._uses_left -= 1
+        try:
+            conn._pool = self  # type: ignore[attr-defined]
+            if self._tracing:
+                self._trace(slot)
+            if self._listening & ON_ACQUIRE:
+                self._notify("acquire", conn, None)
+        except BaseException:
+            self._retire(slot, conn, "error")
+            raise
+        return conn
+
+    @cython.cfunc
+    def _claim(self, slot: Slot, conn: object, loan: cython.longlong) -> object:
+        """Take a connection out of its holder's hands, once; an error if this is not its present
+        loan. Where the caller has no number, 0: what was lent through a block is returned by the
+        thread that took it, if not by the block; another thread means an older loan."""
+        mine: cython.bint
+        here: cython.ulonglong = get_ident()
+        with cython.critical_section(self):
+            if loan:
+                mine = slot._holder != 0 and slot._loan == loan
+            else:
+                mine = slot._holder == here or (slot._holder != 0 and not slot._in_block)
+            if mine:
+                slot._holder = 0
+                slot._in_block = False
+        if not mine:
+            raise self._not_lent(conn)
+        return None
+
+    @cython.cfunc
+    def _return(
+        self, slot: Slot, conn: Any, is_idle: cython.bint, discard: cython.bint, error: object
+    ) -> object:
+        """Take a claimed connection back. `is_idle`: the caller has just seen that it is; `error`:
+        what the block ended with that it was lent to."""
+        fit: cython.bint = False
+        reason: object = "error"
+        try:
+            # First: this one may be among them, returned by a finaliser after all.
+            if self._leaked:
+                self._collect_leaked()
+            conn._pool = None
+            if self._tracing:
+                self._untrace(slot)
+            if error is not None:
+                self._failed_with(conn, error)
+            if discard:
+                reason = "discard"
+            elif (is_idle or self._is_idle(slot)) and not self._washing:
+                fit = True
+            else:
+                fit = self._clean(conn)
+            if self._listening & ON_RELEASE:
+                self._notify("release", conn, error)
+        finally:
+            if fit:
+                reason = self._give(slot, conn, 0.0)
+            if reason is not None:
+                self._retire(slot, conn, reason)
+        return None
+
+    @cython.cfunc
+    def _slot_of(self, conn: Any) -> Slot:
+        """The slot of a connection of this pool; an error for any other."""
+        slot: object = getattr(conn, "_ybsmart_slot", None)
+        if isinstance(slot, Slot):
+            mine: Slot = slot
+            if mine._lost is self._leaked:
+                return mine
+        raise self._not_lent(conn)
+
+    @cython.cfunc
+    @cython.inline
+    def _is_idle(self, slot: Slot) -> cython.bint:
+        """Whether the connection is in order and in no transaction, which it knows by itself."""
+        status: cython.int = slot._pgconn.transaction_status  # type: ignore[attr-defined]
+        return status == self._idle_status

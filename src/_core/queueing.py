@@ -1,0 +1,127 @@
+"""Requests that find no idle connection: into the queue, and out of it.
+
+Decides: when a request may queue, and what becomes of a connection that was granted to one that
+has given up.
+
+Never: sleeps. The shell does, on what it has given the waiter to sleep on.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import cython
+else:
+    from ybsmart._core import _shim as cython
+
+if not cython.compiled:  # else all are in one module, see pool.pyx
+    from ._shim import monotonic
+    from .lending import PoolLending
+    from .openings import Opening
+    from .slots import Slot
+    from .waiters import FAILED, GRANTED, Waiter
+
+
+@cython.cclass
+class PoolQueueing(PoolLending):
+    __slots__ = ()
+
+    @cython.cfunc
+    def _find(self, timeout: object) -> Slot:
+        """A connection for a request: an idle one that is fit, or what the queue brings."""
+        slot: Slot = self._take()
+        if slot is not None and self._needs_look(slot):
+            slot = self._first_fit(slot)
+        if slot is None:
+            slot = self._queue_up(timeout)
+        return slot
+
+    @cython.cfunc
+    def _queue_up(self, timeout: object) -> Slot:
+        """Wait, through the hooks, until the waiter is settled."""
+        waiter: Waiter = self._new_waiter(timeout)
+        slot: Slot
+        opening: Opening
+        started: cython.double = monotonic()
+        try:
+            opening = self._enqueue(waiter)
+            if opening is not None:
+                self._begin(opening)
+            self._see_to_retry()
+            self._sleep(waiter, timeout)
+        except BaseException:
+            self._count_wait(monotonic() - started)
+            self._abandon(waiter)
+            raise
+        self._count_wait(monotonic() - started)
+        if waiter._state is FAILED:
+            raise waiter._outcome  # type: ignore[misc]
+        slot = waiter._outcome  # type: ignore[assignment]
+        slot._lent_at = monotonic()
+        return slot
+
+    @cython.cfunc
+    def _enqueue(self, waiter: Waiter) -> Opening:
+        """Queue a waiter, or settle it at once. Return what has to be opened on its account."""
+        spare: Opening = Opening()
+        served: cython.bint = False
+        closed: cython.bint
+        full: cython.bint
+        self._collect_leaked()
+        with cython.critical_section(self):
+            closed = self._closing
+            full = 0 < self._max_waiting <= self._waiting
+            if not closed and not full:
+                # One may have come back since the caller looked. Then nobody was waiting, and the
+                # waiter is the first.
+                served = self._idle > 0
+                self._queue.append(waiter)
+                self._waiting += 1
+                if not served:
+                    return self._next_opening(spare)
+                self._grant(self._pick())
+        if served:
+            waiter._wake()  # type: ignore[operator]
+            return None  # type: ignore[return-value]
+        if closed:
+            raise self._closed_error()
+        raise self._too_many()
+
+    def _withdraw(self, waiter: Waiter) -> bool:
+        """Leave the queue. False: the wait has been settled already."""
+        with cython.critical_section(self):
+            if not self._queue.cancel(waiter):
+                return False
+            self._left(waiter)
+        return True
+
+    @cython.cfunc
+    def _abandon(self, waiter: Waiter) -> object:
+        """Leave the queue for good; a connection that was granted meanwhile goes to the next."""
+        if not self._withdraw(waiter) and waiter._state is GRANTED:
+            self._pass(waiter._outcome)  # type: ignore[arg-type]
+        return None
+
+    def _fail_first(self, error: BaseException) -> bool:
+        """Fail the waiter that is next. False: nobody waits."""
+        waiter: Waiter
+        with cython.critical_section(self):
+            waiter = self._queue.first()
+            if waiter is None:
+                return False
+            self._queue.fail(waiter, error)
+            self._left(waiter)
+        waiter._wake()  # type: ignore[operator]
+        return True
+
+    def _waiters(self) -> list[Waiter]:
+        """Who waits, in order. For reports."""
+        waiters: list[Waiter] = [None] * (self._waiting + 8)  # type: ignore[list-item]
+        waiter: Waiter
+        i: cython.Py_ssize_t = 0
+        with cython.critical_section(self):
+            waiter = self._queue.first()
+            while waiter is not None and i < len(waiters):
+                waiters[i] = waiter
+                waiter = waiter._next
+                i += 1
+        return waiters[:i]

@@ -1,0 +1,237 @@
+"""The state of a pool that all its layers share: counts, sizes, switches, statistics.
+
+Decides nothing. What guards it, all the other layers' attributes, those of shelves and slots, and
+the queue, is the pool's critical section; "caller holds the section" marks what relies on it.
+Inside one, nothing allocates what the garbage collector tracks, runs Python code or lets go of the
+last reference to anything, because each of these may run a finaliser that comes back here.
+
+Times are seconds of the monotonic clock.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import cython
+else:
+    from ybsmart._core import _shim as cython
+
+if not cython.compiled:  # else all are in one module, see pool.pyx
+    from .hooks import Hooks
+    from .slots import Shelf, Slot
+    from .waiters import WaiterQueue
+
+
+@cython.cclass
+class PoolState(Hooks):
+    __slots__ = (
+        "_closing",
+        "_connecting",
+        "_guard",
+        "_idle",
+        "_idle_status",
+        "_leaked",
+        "_lent",
+        "_listening",
+        "_max_idle",
+        "_max_size",
+        "_max_uses",
+        "_max_waiting",
+        "_min_size",
+        "_peak",
+        "_queue",
+        "_queued_num",
+        "_requests_num",
+        "_shelves",
+        "_slots",
+        "_total",
+        "_tracing",
+        "_usage",
+        "_usage_buckets",
+        "_vetting",
+        "_wait",
+        "_wait_buckets",
+        "_waiting",
+        "_washing",
+        "_watched",
+    )
+
+    _guard: object
+    _queue: WaiterQueue
+    _waiting: cython.Py_ssize_t  # the queue's length, as an integer that the fast path can read
+    _shelves: tuple  # type: ignore[type-arg]
+    _slots: set[Slot]  # all that are open
+
+    _idle: cython.Py_ssize_t
+    _lent: cython.Py_ssize_t
+    _connecting: cython.Py_ssize_t
+    _total: cython.Py_ssize_t  # idle, lent, connecting, and closing until closed
+    _peak: cython.Py_ssize_t  # the most that `_total` has been
+    _closing: cython.bint
+
+    _min_size: cython.Py_ssize_t
+    _max_size: cython.Py_ssize_t
+    _max_uses: cython.Py_ssize_t
+    _max_waiting: cython.Py_ssize_t
+    _max_idle: cython.double
+    _idle_status: cython.int
+
+    _vetting: cython.bint  # `_vet` is asked before each loan
+    _washing: cython.bint  # `_clean` is asked after each
+    _tracing: cython.bint  # `_trace` is told of each
+    _watched: cython.bint  # `_progressed` is called
+    _listening: cython.int
+
+    _requests_num: cython.longlong
+    _queued_num: cython.longlong
+    _wait: cython.double
+    _usage: cython.double
+    _wait_buckets: list  # type: ignore[type-arg]
+    _usage_buckets: list  # type: ignore[type-arg]
+    _leaked: deque[Slot]
+
+    def _start_empty(self) -> None:
+        """Begin without connections, waiters or numbers: when new, and in a forked child. A closed
+        pool stays closed. Each layer sets what is its own."""
+        if not cython.compiled:
+            self._guard = cython.new_guard()
+        self._queue = WaiterQueue()
+        self._waiting = 0
+        self._shelves = ()
+        self._slots = set()
+        self._idle = self._lent = self._connecting = self._total = self._peak = 0
+        self._leaked = deque()
+        self._wait_buckets = self._usage_buckets = []
+        self._reset_numbers()
+
+    def _inheritance(self) -> list[object]:
+        """In a forked child: all that refers to the parent's connections, none of which is on loan
+        here any more. Closing one would end the parent's session, so the caller keeps this."""
+        slot: Slot
+        for slot in self._slots:
+            slot._retired = True
+            slot._holder = 0
+        return [self._slots, self._shelves, self._queue, self._leaked]
+
+    @property
+    def total_count(self) -> int:
+        """Connections that exist: idle, lent, being opened, being closed."""
+        return self._total
+
+    @property
+    def idle_count(self) -> int:
+        """Connections ready to be lent."""
+        return self._idle
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests in the queue."""
+        return self._waiting
+
+    @property
+    def connecting_count(self) -> int:
+        """Connections being opened."""
+        return self._connecting
+
+    @property
+    def min_size(self) -> int:
+        """Connections that are kept open."""
+        return self._min_size
+
+    @property
+    def max_size(self) -> int:
+        """Connections that there may be at most."""
+        return self._max_size
+
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    @cython.cfunc
+    def _report(self) -> object:
+        if self._closing or self._watched:
+            self._progressed()
+        return None
+
+    def _set_flags(
+        self,
+        vetting: cython.bint,
+        washing: cython.bint,
+        tracing: cython.bint,
+        listening: cython.int,
+    ) -> None:
+        """Which hooks are called for each loan; none costs anything while it is off."""
+        self._vetting = vetting
+        self._washing = washing
+        self._tracing = tracing
+        self._listening = listening
+
+    def _watch_progress(self, on: cython.bint) -> None:
+        self._watched = on
+
+    @cython.cfunc
+    def _count_wait(self, seconds: cython.double) -> object:
+        with cython.critical_section(self):
+            self._queued_num += 1
+            self._wait += seconds
+            self._wait_buckets[_bucket(seconds)] += 1
+        return None
+
+    def _reset_numbers(self) -> None:
+        wait_buckets = [0] * 32
+        usage_buckets = [0] * 32
+        with cython.critical_section(self):
+            self._requests_num = self._queued_num = 0
+            self._peak = self._total
+            self._wait = self._usage = 0.0
+            self._wait_buckets, wait_buckets = wait_buckets, self._wait_buckets
+            self._usage_buckets, usage_buckets = usage_buckets, self._usage_buckets
+
+    def numbers(self) -> dict[str, Any]:
+        """What has been counted: requests, times in seconds, and times by power of two of a
+        microsecond (bucket n: below 2**n)."""
+        with cython.critical_section(self):
+            wait_buckets, usage_buckets = self._wait_buckets, self._usage_buckets
+        return {
+            "peak": self._peak,
+            "requests": self._requests_num,
+            "queued": self._queued_num,
+            "wait": self._wait,
+            "usage": self._usage,
+            "wait_buckets": list(wait_buckets),
+            "usage_buckets": list(usage_buckets),
+        }
+
+    def shelves(self) -> tuple[Shelf, ...]:
+        """The shelves, one per node that ever had a connection here."""
+        with cython.critical_section(self):
+            return self._shelves
+
+    def slots(self) -> list[Slot]:
+        """The slots of all connections that are open."""
+        return list(self._slots)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The numbers, for tests and messages; exact only of a pool at rest."""
+        return {
+            "total": self._total,
+            "idle": self._idle,
+            "lent": self._lent,
+            "connecting": self._connecting,
+            "waiting": self._waiting,
+            "closing": self._closing,
+            "shelves": {shelf.key: (shelf.idle, shelf.lent) for shelf in self._shelves},
+        }
+
+
+@cython.cfunc
+@cython.inline
+def _bucket(seconds: cython.double) -> cython.Py_ssize_t:
+    """The number of bits that a time has in microseconds, 31 at most."""
+    us: cython.longlong = cython.cast(cython.longlong, seconds * 1e6)
+    bits: cython.Py_ssize_t = 0
+    if not cython.compiled:
+        us = int(us)
+    while us > 0 and bits < 31:
+        us >>= 1
+        bits += 1
+    return bits
