@@ -26,7 +26,7 @@ MODE := $(shell $(or $(CC),cc) -I'$(INCLUDE)' -include Python.h -fsyntax-only -x
 endif
 
 # psycopg[binary], which the demo asks for, and gevent have no wheel for Python without the GIL.
-EXTRAS := $(if $(findstring t,$(TAG)),,demo,gevent,)test,bench
+EXTRAS := $(if $(findstring t,$(TAG)),,demo,servers,)test,bench
 
 ENVIRONMENT := $(STAMPS)/environment-$(TAG)
 DEPENDENCIES := $(STAMPS)/dependencies-$(TAG)
@@ -51,7 +51,8 @@ demo: $(PACKAGE)
 	@$(BIN)/ybsmart demo $(ARGS)
 
 # Tests that do not depend on what YBSMART_IMPL says, or take both builds by themselves.
-ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/examples
+ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/examples \
+	tests/processes/test_servers.py
 
 # Twice, because the package runs on either core: first what goes through its interface, on the
 # pure one; then everything, on the compiled one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock, get_ident
 from operator import attrgetter
+from os import getpid as which_process
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,4 +58,4 @@ def cast(_type: Any, obj: Any) -> Any:
 new_guard = allocate_lock
 critical_section = attrgetter("_guard")
 
-__all__ = ["critical_section", "get_ident", "monotonic", "new_guard"]
+__all__ = ["critical_section", "get_ident", "monotonic", "new_guard", "which_process"]

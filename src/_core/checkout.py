@@ -66,6 +66,7 @@ class Checkout:
         slot: Slot = self._slot
         conn: Any = self._conn
         self._conn = None
+        pool._notice_fork()
         if slot is None or slot._loan != self._loan or not slot._holder:
             # Somebody else's by now, or the parent process's, or nobody's: leave it alone.
             raise pool._not_lent(conn)

@@ -81,6 +81,7 @@ class PoolClosing(PoolOpenings):
     @cython.cfunc
     def _collect_leaked(self) -> object:
         """Free the places of connections that were dropped instead of returned."""
+        self._notice_fork()
         leaked = self._leaked
         while leaked:
             try:

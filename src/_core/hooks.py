@@ -19,6 +19,11 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
 class Hooks:
     __slots__ = ()
 
+    def _forked(self) -> None:
+        """This is a forked child, and what is here is its parent's: begin anew, by `_inheritance`
+        and `_start_empty`."""
+        raise NotImplementedError
+
     def _new_waiter(self, timeout: Any) -> Waiter:
         """Make a waiter, with something to sleep on; raise if there is to be no waiting at all."""
         raise NotImplementedError

@@ -140,6 +140,7 @@ class PoolLoans(PoolSweeping):
     @cython.cfunc
     def _slot_of(self, conn: Any) -> Slot:
         """The slot of a connection of this pool; an error for any other."""
+        self._notice_fork()
         slot: object = getattr(conn, "_ybsmart_slot", None)
         if isinstance(slot, Slot):
             mine: Slot = slot

@@ -7,7 +7,7 @@ is lent may come back first; who is told when it fails.
 Never: opens one. The shell does, and reports `_opened` or `_opening_failed`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import cython
@@ -84,8 +84,14 @@ class PoolOpenings(PoolState):
         self._squeezed_to = 0
         self._squeezed_until = 0.0
 
-    def _inheritance(self) -> list[object]:
-        return [*PoolState._inheritance(self), self._openings]
+    def _inheritance(self, error: BaseException) -> tuple[list[Any], list[object]]:
+        opening: Opening = self._openings
+        while opening is not None:
+            # A greenlet that is at it survives the fork.
+            opening._over = True
+            opening = opening._next
+        pgconns, references = PoolState._inheritance(self, error)
+        return pgconns, [*references, self._openings]
 
     @cython.cfunc
     def _next_opening(self, spare: Opening) -> Opening:
@@ -244,6 +250,7 @@ class PoolOpenings(PoolState):
         return following
 
     def _set_sizes(self, min_size: cython.Py_ssize_t, max_size: cython.Py_ssize_t) -> None:
+        self._notice_fork()
         with cython.critical_section(self):
             self._min_size = min_size
             self._max_size = max_size
@@ -252,6 +259,7 @@ class PoolOpenings(PoolState):
 
     def _refill(self, on: bool) -> None:
         """Keep the minimum open from now on, or, until told again, open only what is asked for."""
+        self._notice_fork()
         self._refilling = on
         self._begin_all()
         self._see_to_retry()

@@ -30,6 +30,7 @@ else:
     from ybsmart._core import _shim as cython
 
 if not cython.compiled:  # else all are in one module, see pool.pyx
+    from ._shim import which_process
     from .checkout import Checkout
     from .loans import ON_ACQUIRE, ON_RELEASE, PoolLoans
     from .openings import Opening
@@ -79,6 +80,10 @@ class PoolCore(PoolLoans):
         self._vetting = self._washing = self._tracing = self._watched = False
         self._closing = False
         self._start_empty()
+
+    def _start_empty(self) -> None:
+        PoolLoans._start_empty(self)
+        self._process = which_process()  # last: whoever sees it finds the rest done
 
     def getconn(self, timeout: float | None = None) -> Any:
         """Lend a connection; return it with `putconn`, once.

@@ -1,6 +1,6 @@
 """The pool compiled: all its parts in one module, because Cython reaches C fields only within one.
 
-Has nothing of its own. Uncompiled, the parts are modules that import each other; an included file
+Has nothing of its own but what stands in for `_shim.which_process`. Uncompiled, the parts are modules that import each other; an included file
 must not have a `from __future__` of its own.
 """
 
@@ -8,6 +8,28 @@ from __future__ import annotations
 
 from cpython.pythread cimport PyThread_get_thread_ident as get_ident
 from cpython.time cimport monotonic
+
+# Which process this is, told by the C library: a program that is not Python may fork without
+# telling Python (uWSGI does), and asking the system each time would cost too much.
+cdef extern from *:
+    """
+    static volatile long ybsmart_forks = 0;
+    #ifdef _WIN32
+    static int ybsmart_watch_forks(void) { return 0; }
+    #else
+    #include <pthread.h>
+    static void ybsmart_count_fork(void) { ybsmart_forks++; }
+    static int ybsmart_watch_forks(void)
+    {
+        return pthread_atfork(NULL, NULL, ybsmart_count_fork);
+    }
+    #endif
+    static long ybsmart_which_process(void) { return ybsmart_forks; }
+    """
+    int watch_forks "ybsmart_watch_forks"()
+    long which_process "ybsmart_which_process"()  # how many forks ago the first one began
+
+watch_forks()
 
 include "waiters.py"
 include "slots.py"

@@ -28,6 +28,7 @@ class PoolQueueing(PoolLending):
     @cython.cfunc
     def _find(self, timeout: object) -> Slot:
         """A connection for a request: an idle one that is fit, or what the queue brings."""
+        self._notice_fork()
         slot: Slot = self._take()
         if slot is not None and self._needs_look(slot):
             slot = self._first_fit(slot)

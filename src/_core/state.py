@@ -17,9 +17,10 @@ else:
     from ybsmart._core import _shim as cython
 
 if not cython.compiled:  # else all are in one module, see pool.pyx
+    from ._shim import which_process
     from .hooks import Hooks
     from .slots import Shelf, Slot
-    from .waiters import WaiterQueue
+    from .waiters import FAILED, Waiter, WaiterQueue
 
 
 @cython.cclass
@@ -39,6 +40,7 @@ class PoolState(Hooks):
         "_max_waiting",
         "_min_size",
         "_peak",
+        "_process",
         "_queue",
         "_queued_num",
         "_requests_num",
@@ -57,6 +59,7 @@ class PoolState(Hooks):
     )
 
     _guard: object
+    _process: cython.longlong  # the one that the connections belong to
     _queue: WaiterQueue
     _waiting: cython.Py_ssize_t  # the queue's length, as an integer that the fast path can read
     _shelves: tuple  # type: ignore[type-arg]
@@ -104,14 +107,35 @@ class PoolState(Hooks):
         self._wait_buckets = self._usage_buckets = []
         self._reset_numbers()
 
-    def _inheritance(self) -> list[object]:
-        """In a forked child: all that refers to the parent's connections, none of which is on loan
-        here any more. Closing one would end the parent's session, so the caller keeps this."""
+    def _inheritance(self, error: BaseException) -> tuple[list[Any], list[object]]:
+        """In a forked child: the parent's connections, none of which is on loan here any more, as
+        libpq has them; and all that refers to them. Closing one would end the parent's session,
+        so the caller keeps both.
+
+        error: for who waited, should it survive a fork, as greenlets do.
+        """
         slot: Slot
+        waiter: Waiter = self._queue.first()
+        pgconns = []
         for slot in self._slots:
             slot._retired = True
             slot._holder = 0
-        return [self._slots, self._shelves, self._queue, self._leaked]
+            pgconns.append(slot._pgconn)
+        while waiter is not None:
+            waiter._in_queue = False
+            waiter._state = FAILED
+            waiter._outcome = error
+            waiter = waiter._next
+        return pgconns, [self._slots, self._shelves, self._queue, self._leaked]
+
+    @cython.cfunc
+    @cython.inline
+    def _notice_fork(self) -> object:
+        """Begin anew in a forked child, should nobody have said that it is one: to be called
+        before anything here is believed or changed."""
+        if self._process != which_process():
+            self._forked()
+        return None
 
     @property
     def total_count(self) -> int:
@@ -189,6 +213,7 @@ class PoolState(Hooks):
     def numbers(self) -> dict[str, Any]:
         """What has been counted: requests, times in seconds, and times by power of two of a
         microsecond (bucket n: below 2**n)."""
+        self._notice_fork()
         with cython.critical_section(self):
             wait_buckets, usage_buckets = self._wait_buckets, self._usage_buckets
         return {
@@ -203,11 +228,13 @@ class PoolState(Hooks):
 
     def shelves(self) -> tuple[Shelf, ...]:
         """The shelves, one per node that ever had a connection here."""
+        self._notice_fork()
         with cython.critical_section(self):
             return self._shelves
 
     def slots(self) -> list[Slot]:
         """The slots of all connections that are open."""
+        self._notice_fork()
         return list(self._slots)
 
     def snapshot(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import psycopg
 from psycopg import errors, pq
 
-from . import libpq
+from . import forks, libpq
 from .faults import Fault, classify, failure
 
 HEDGE_DELAY = 0.25  # seconds of silence after which the next address is tried as well
@@ -141,7 +141,10 @@ def under_way() -> int:
 
 
 def forget() -> None:
-    """In a forked child: nobody is."""
+    """In a forked child: nobody is. What the parent has begun is not gone on with here, should a
+    greenlet be left that would."""
+    for dialer in list(_under_way):
+        dialer.cut_off()
     _under_way.clear()
 
 
@@ -278,6 +281,11 @@ class _Dialer:
             trial = self._trials.pop(0)
             error = errors.ConnectionTimeout("connection timeout expired")
             self._source.failed(trial, error, Fault.NODE if trial.silent() else Fault.BUSY)
+
+    def cut_off(self) -> None:
+        """In a forked child: let nothing that is done here reach those that are called."""
+        for call in self._calls:
+            forks.cut_off(call.pgconn)
 
     def hang_up(self) -> None:
         """End what is still under way."""

@@ -1,14 +1,14 @@
 """All pools of the process: for reports about nodes, and so that a forked child begins anew.
 
-Keeps no pool alive. Never touches a connection: those that a child inherits are its parent's, and
-closing one would end the parent's session.
+Keeps no pool alive.
 """
 
 from __future__ import annotations
 
-import os
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
+
+from . import forks
 
 
 class Lender(Protocol):
@@ -18,8 +18,9 @@ class Lender(Protocol):
         """How many connections to the node `key` it has lent."""
         ...
 
-    def _begin_anew(self) -> object:
-        """In a forked child: start empty; return what refers to the parent's connections."""
+    def _begin_anew(self) -> tuple[list[Any], object]:
+        """In a forked child: start empty; return the parent's connections, as libpq has them, and
+        what refers to them."""
         ...
 
 
@@ -43,10 +44,12 @@ def lent_on(key: str) -> int:
     return sum(lender._lent_on(key) for lender in lenders())
 
 
-def _after_fork() -> None:
+def _begin_anew() -> None:
     for lender in lenders():
-        _inherited.append(lender._begin_anew())
+        pgconns, references = lender._begin_anew()
+        for pgconn in pgconns:
+            forks.cut_off(pgconn)
+        _inherited.append(references)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_begin_anew)

@@ -213,11 +213,12 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         if open:
             self.open()
 
-    def _begin_anew(self) -> object:
-        """In a forked child: start empty; return what refers to the parent's connections."""
-        inheritance = self._inheritance()
-        self._start_empty()
+    def _begin_anew(self) -> tuple[list[Any], object]:
+        """In a forked child: start empty; return the parent's connections, as libpq has them, and
+        what refers to them."""
+        inheritance = self._inheritance(pool_messages.forked(self))
         self._make_locks()
+        self._start_empty()
         return inheritance
 
     def _make_locks(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import pq
 
-from . import hygiene, leaks, pool_messages
+from . import forks, hygiene, leaks, pool_messages
 from ._core import pool as core
 from .connector import Backoff, Connector, without_traceback
 from .events import Listeners
@@ -86,6 +86,9 @@ class PoolHooks(core.PoolCore):
         Also for use as the parameter `check`.
         """
         hygiene.round_trip(conn)
+
+    def _forked(self) -> None:
+        forks.notice()
 
     # Waiting
 

@@ -33,6 +33,11 @@ def state(pool: PoolHooks) -> str:
     )
 
 
+def forked(pool: PoolHooks) -> psycopg.OperationalError:
+    # No PoolError: importing these would hold up every fork.
+    return psycopg.OperationalError(f"{title(pool)}: the process was forked during this request")
+
+
 def title(pool: PoolHooks) -> str:
     return f"the pool {pool.name!r}"
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import os
 import threading
 import time
 from concurrent.futures import Future
@@ -20,7 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from . import dialing
+from . import dialing, forks
 from .candidates import ControlSource, Unreachable, again
 from .cluster import Cluster, ClusterInfo
 from .dialing import HEDGE_DELAY
@@ -117,6 +116,7 @@ def _refresh(cluster: Cluster, request: Request) -> Future[None] | None:
 
 def _find(request: Request) -> Cluster | _Look | None:
     """The cluster, None if it is no cluster, or the look that has to be waited for."""
+    forks.notice()
     entry = _entries.get(request.contact)
     if entry is not None and entry.cluster is not None:
         return entry.cluster
@@ -205,6 +205,7 @@ def clusters() -> tuple[ClusterInfo, ...]:
 
     Safe for any number of threads.
     """
+    forks.notice()
     with _lock:
         known = list(_clusters)
     return tuple(cluster.info() for cluster in known)
@@ -218,6 +219,7 @@ def connection_counts(conninfo: str | None = None, **kwargs: Any) -> dict[str, i
     `InvalidProperty`, and psycopg's `ProgrammingError` for a malformed conninfo. Safe for any
     number of threads.
     """
+    forks.notice()
     with _lock:
         known = list(_clusters)
     if conninfo is not None or kwargs:
@@ -243,5 +245,4 @@ def forget() -> None:
     dialing.forget()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget)
+forks.in_child(forget)

@@ -8,10 +8,11 @@ nothing waits for this thread, and a pool in use works as well without.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import weakref
 from typing import Protocol
+
+from . import forks
 
 logger = logging.getLogger("ybsmart.pool")
 
@@ -33,6 +34,7 @@ _wake = threading.Event()
 
 def watch(pool: Sweepable) -> None:
     """See to the pool from now on, for as long as its `_tidy` asks for it."""
+    forks.notice()
     with _lock:
         _pools.add(pool)
         if _thread is None or not _thread.is_alive():
@@ -96,5 +98,4 @@ def _forget() -> None:
     _pools.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+forks.in_child(_forget)

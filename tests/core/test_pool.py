@@ -435,6 +435,23 @@ def test_no_more_are_opened_at_a_time_than_allowed(make_pool: MakePool) -> None:
     assert len(pool.asked) == 2  # for the two that still wait
 
 
+def test_what_was_being_opened_before_a_fork_is_not_the_childs(make_pool: MakePool) -> None:
+    pool = make_pool(9, max_connecting=9)
+    waiting = [pool.request(), pool.request()]
+    pgconns, kept = pool.pool._inheritance(RuntimeError("forked"))
+    pool.pool._start_empty()
+
+    conn = pool.connected()
+    pool.failed(OSError())
+
+    assert (pgconns, len(kept)) == ([], 5)
+    assert pool.closed == [conn.number]
+    for request in waiting:  # a greenlet, which survives
+        with pytest.raises(RuntimeError, match="forked"):
+            request.time_is_up().result()
+    assert (pool.total_count, pool.connecting_count, pool.waiting_count) == (0, 0, 0)
+
+
 def test_openings_and_connections_together_keep_to_the_size(make_pool: MakePool) -> None:
     pool = make_pool(3)
     held = pool.grow("a")

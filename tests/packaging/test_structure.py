@@ -18,7 +18,7 @@ CORE = ROOT / "src" / "_core"
 # Choosing the build needs `os` and `importlib`, standing in for Cython the rest.
 MAY_IMPORT = {
     "__init__": {"importlib", "os", "typing"},
-    "_shim": {"_thread", "collections.abc", "operator", "time", "typing"},
+    "_shim": {"_thread", "collections.abc", "operator", "os", "time", "typing"},
 }
 CORE_MODULES_MAY_IMPORT = {
     "collections",

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
 
 PATIENCE = 60.0  # seconds, for a machine that is busy with something else
 
@@ -17,22 +18,24 @@ PATIENCE = 60.0  # seconds, for a machine that is busy with something else
 class Program:
     """A Python program as a process, whose lines are read as they come.
 
-    At the end of the block it is killed if it has not ended.
+    At the end of the block it is killed, with its children, if any of them is left.
     """
 
-    def __init__(self, code: str, *arguments: object, options: tuple[str, ...] = (), **env: str):
-        command = [sys.executable, "-u", *options, "-c", textwrap.dedent(code)]
-        self._run([*command, *map(str, arguments)], env)
-
-    def _run(self, command: list[str], env: dict[str, str], **options: Any) -> None:
+    def __init__(self, code: str | Path | list[str], *arguments: object, **env: str) -> None:
+        """code: the program, the file it is in, or a command that is something else."""
+        command = [sys.executable, "-u"]
+        if isinstance(code, list):
+            command = code
+        else:
+            command += [str(code)] if isinstance(code, Path) else ["-c", textwrap.dedent(code)]
         self.process = subprocess.Popen(
-            command,
+            [*command, *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **options,
+            start_new_session=True,  # a group to be killed as one
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._errors: list[str] = []
@@ -99,8 +102,8 @@ class Program:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
         for reader in self._readers:
             reader.join()

@@ -1,0 +1,217 @@
+"""The package in the servers that people run: preloaded, forked, threaded, patched, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.support import until
+from tests.processes.support import Program
+
+# An application that has used its pool before it is forked, if it is.
+APPLICATION = """
+import json, os, signal, sys, threading, ybsmart
+
+pool = ybsmart.ConnectionPool(os.environ["URL"], max_size=3, kwargs={"autocommit": True})
+inherited = [pool.getconn() for _ in range(2)]
+pids = [conn.info.backend_pid for conn in inherited]
+for conn in inherited: pool.putconn(conn)
+loaded_in = os.getpid()
+
+def application(environ, start_response):
+    with pool.connection() as conn:
+        backend, name = conn.execute("SELECT pg_backend_pid(), 'x'").fetchone()
+    start_response("200 OK", [("Content-Type", "application/json")])
+    answer = {"process": os.getpid(), "backend": backend, "size": pool.total_count,
+              "loaded_in": loaded_in, "inherited": os.getpid() != loaded_in and backend in pids}
+    return [json.dumps(answer).encode()]
+"""
+
+GUNICORN = """
+import ybsmart
+
+def post_worker_init(worker):
+    import application
+    ybsmart.close_on_sigterm(application.pool)
+    worker.log.info("worker ready")
+
+def worker_exit(server, worker):
+    import application
+    server.log.info("worker ended: %s %d", application.pool.closed, application.pool.total_count)
+"""
+
+PATCHED = "import gevent.monkey; gevent.monkey.patch_all()\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "application.py").write_text(APPLICATION)
+    return tmp_path
+
+
+class Server:
+    """A server that is being asked."""
+
+    def __init__(self, program: Program, port: int) -> None:
+        self.program = program
+        self.url = f"http://127.0.0.1:{port}/"
+
+    def ask(self, _: object = None) -> dict[str, Any]:
+        with urllib.request.urlopen(self.url, timeout=30) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def ask_all(self, count: int, at_a_time: int = 8) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(at_a_time) as askers:
+            return list(askers.map(self.ask, range(count)))
+
+    def is_up(self) -> bool:
+        assert self.program.process.poll() is None, self.program.errors
+        try:
+            self.ask()
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture
+def serve(folder: Path, url: str) -> Iterator[Callable[..., Server]]:
+    """Start a server, on a port of its own; `{port}` in its arguments stands for that."""
+    programs: list[Program] = []
+
+    def start(*command: str) -> Server:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        arguments = [part.replace("{port}", str(port)) for part in command]
+        path = os.pathsep.join([str(folder), *filter(None, sys.path)])
+        programs.append(Program(arguments, URL=url, PYTHONPATH=path))
+        server = Server(programs[-1], port)
+        until(server.is_up, 60)
+        return server
+
+    yield start
+    for program in programs:
+        program.__exit__()
+
+
+WORKERS = [
+    ("sync", True),
+    ("gthread", True),
+    ("gthread", False),
+    ("gevent", True),
+    ("gevent, patched before", True),
+    ("gevent, patched before", False),
+]
+
+
+@pytest.mark.parametrize(("kind", "preload"), WORKERS)
+def test_gunicorn(
+    serve: Callable[..., Server],
+    folder: Path,
+    sessions: Callable[[], int],
+    kind: str,
+    preload: bool,
+) -> None:
+    pytest.importorskip("gunicorn")
+    if kind.startswith("gevent"):
+        pytest.importorskip("gevent")
+    configuration = folder / "configuration.py"
+    configuration.write_text((PATCHED if "before" in kind else "") + GUNICORN)
+    server = serve(
+        *(sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "3"),
+        *("--worker-class", kind.partition(",")[0], "--threads", "4"),
+        *("--config", str(configuration), "--worker-tmp-dir", str(folder)),
+        *(["--preload"] if preload else []),
+        "application:application",
+    )
+
+    def ready(count: int) -> None:
+        until(lambda: server.program.errors.count("worker ready") == count, 60)
+
+    ready(3)
+    answers = server.ask_all(100)
+    assert {answer["inherited"] for answer in answers} == {False}
+    assert {answer["loaded_in"] for answer in answers} == (
+        {server.program.pid} if preload else {answer["process"] for answer in answers}
+    )
+
+    # One of them is killed: the others, and its successor, go on with what they have.
+    victim = answers[0]["process"]
+    before = {(answer["process"], answer["backend"]) for answer in answers}
+    os.kill(victim, signal.SIGKILL)
+    ready(4)
+    answers = server.ask_all(60)
+    assert victim not in {answer["process"] for answer in answers}
+    assert {answer["inherited"] for answer in answers} == {False}
+    assert before & {(answer["process"], answer["backend"]) for answer in answers}
+
+    # And in the end all end, the pools first.
+    server.program.terminate()
+    status, _ = server.program.end()
+    assert status == 0, server.program.errors
+    assert server.program.errors.count("worker ended: True 0") == 3, server.program.errors
+    if not (preload and "before" in kind):
+        # There, threads of the master are greenlets, which survive a fork; gevent reports that
+        # Python does not know them any more.
+        assert "Traceback" not in server.program.errors, server.program.errors
+    until(lambda: sessions() == 0)
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_waitress(serve: Callable[..., Server], folder: Path, sessions: Callable[[], int]) -> None:
+    pytest.importorskip("waitress")
+    (folder / "serve.py").write_text(
+        "import sys, waitress, ybsmart, application\n"
+        "ybsmart.close_on_sigterm(application.pool)\n"
+        "waitress.serve(application.application, host='127.0.0.1', port=sys.argv[1], threads=8)\n"
+    )
+    server = serve(sys.executable, str(folder / "serve.py"), "{port}")
+
+    answers = server.ask_all(100)
+    assert max(answer["size"] for answer in answers) <= 3
+    server.program.terminate()
+    assert server.program.end()[0] == -signal.SIGTERM
+    assert "Traceback" not in server.program.errors
+    until(lambda: sessions() == 0)
+
+
+UWSGI = shutil.which("uwsgi", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+
+@pytest.mark.skipif(UWSGI is None, reason="no uWSGI: pip install uwsgi (it is compiled)")
+@pytest.mark.parametrize("options", [[], ["--py-call-uwsgi-fork-hooks", "--enable-threads"]])
+def test_uwsgi(
+    serve: Callable[..., Server], folder: Path, sessions: Callable[[], int], options: list[str]
+) -> None:
+    """Also without the hooks: then Python itself does not know that it was forked."""
+    server = serve(
+        *(str(UWSGI), "--http-socket", "127.0.0.1:{port}", "--master", "--processes", "3"),
+        *("--die-on-term", "--need-app", "--wsgi-file", str(folder / "application.py")),
+        *options,
+    )
+
+    answers = server.ask_all(60)
+    assert {answer["inherited"] for answer in answers} == {False}
+    assert server.program.pid not in {answer["process"] for answer in answers}
+    victim = answers[0]["process"]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: victim not in (now := children(server.program.pid)) and len(now) >= 3)
+    assert {answer["inherited"] for answer in server.ask_all(30)} == {False}
+    server.program.terminate()
+    server.program.end()
+    until(lambda: sessions() == 0)
