@@ -81,6 +81,6 @@ class Checkout:
             error = failure
             raise
         finally:
-            pool._claim(slot, conn, self._loan)
-            pool._return(slot, conn, idle, False, error)
+            if pool._claim(slot, conn, self._loan):
+                pool._return(slot, conn, idle, False, error)
             error = None  # uncompiled, this frame is in its traceback

@@ -18,8 +18,8 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
     from .slots import Slot
 
 # Why a connection is closed: what `_unfit` finds, as indices.
-REASONS = ("", "closed", "lifetime", "uses", "evict", "resize", "idle")
-_CLOSED, _LIFETIME, _USES, _EVICT, _RESIZE, _IDLE = 1, 2, 3, 4, 5, 6
+REASONS = ("", "closed", "lifetime", "uses", "resize", "idle", "evict", "drain")
+_CLOSED, _LIFETIME, _USES, _RESIZE, _IDLE, _EVICT = 1, 2, 3, 4, 5, 6
 
 
 @cython.cclass
@@ -37,7 +37,7 @@ class PoolClosing(PoolOpenings):
         if slot._uses_left == 0:
             return _USES
         if slot._generation != slot._shelf._generation:
-            return _EVICT
+            return slot._shelf._evicted_as or _EVICT
         if self._total > self._max_size:
             return _RESIZE
         return 0
@@ -99,6 +99,8 @@ class PoolClosing(PoolOpenings):
                     slot._generation = -1
             if not lost:
                 continue
+            # Mostly the last reference, which ends the session before another takes its place.
+            slot._pgconn = None
             try:
                 self._removed(slot)
             finally:

@@ -18,7 +18,6 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
     from .closing import _IDLE, REASONS, PoolClosing
     from .openings import Opening
     from .slots import Shelf, Slot
-    from .state import _bucket
     from .waiters import Waiter
 
 
@@ -110,6 +109,7 @@ class PoolLending(PoolClosing):
                 reason = self._unfit(slot, slot._lent_at)
                 if reason == 0 and slot._lent_at - slot._idle_since >= self._max_idle:
                     reason = _IDLE if self._total > self._min_size else 0
+                slot._lent_at = 0.0  # not yet
                 if reason:
                     cause = REASONS[reason]
                 else:
@@ -136,9 +136,8 @@ class PoolLending(PoolClosing):
         now: cython.double = monotonic()
         with cython.critical_section(self):
             if slot._lent_at:
-                self._usage += now - slot._lent_at
-                self._usage_buckets[_bucket(now - slot._lent_at)] += 1
-                slot._lent_at = 0.0
+                self._last_return = now
+                self._count_use(slot, now)
             reason = self._unfit(slot, now)
             if reason == 0:
                 slot._conn = conn

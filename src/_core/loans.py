@@ -72,7 +72,6 @@ class PoolLoans(PoolSweeping):
         """Hand the connection itself to the caller, who alone has the slot."""
         conn: object = slot._conn
         slot._conn = None
-        slot._holder = get_ident()
         slot._loan += 1
         slot._uses_left -= 1
         try:
@@ -84,26 +83,27 @@ class PoolLoans(PoolSweeping):
         except BaseException:
             self._retire(slot, conn, "error")
             raise
+        # Not before: a listener has nothing to return.
+        slot._holder = get_ident()
         return conn
 
     @cython.cfunc
-    def _claim(self, slot: Slot, conn: object, loan: cython.longlong) -> object:
+    def _claim(self, slot: Slot, conn: object, loan: cython.longlong) -> cython.bint:
         """Take a connection out of its holder's hands, once; an error if this is not its present
-        loan. Where the caller has no number, 0: what was lent through a block is returned by the
-        thread that took it, if not by the block; another thread means an older loan."""
+        loan. 0 is any that is not a block's, as only the block knows its number. False: its place
+        has been given away, because the holder had dropped it."""
         mine: cython.bint
-        here: cython.ulonglong = get_ident()
+        dropped: cython.bint
         with cython.critical_section(self):
-            if loan:
-                mine = slot._holder != 0 and slot._loan == loan
-            else:
-                mine = slot._holder == here or (slot._holder != 0 and not slot._in_block)
+            mine = slot._holder != 0 and (slot._loan == loan if loan else not slot._in_block)
+            dropped = slot._was_dropped
+            slot._was_dropped = False
             if mine:
                 slot._holder = 0
                 slot._in_block = False
-        if not mine:
+        if not mine and not dropped:
             raise self._not_lent(conn)
-        return None
+        return mine
 
     @cython.cfunc
     def _return(
@@ -133,8 +133,17 @@ class PoolLoans(PoolSweeping):
         finally:
             if fit:
                 reason = self._give(slot, conn, 0.0)
+            else:
+                self._end_use(slot)
             if reason is not None:
                 self._retire(slot, conn, reason)
+        return None
+
+    @cython.cfunc
+    def _end_use(self, slot: Slot) -> object:
+        now: cython.double = monotonic()
+        with cython.critical_section(self):
+            self._count_use(slot, now)
         return None
 
     @cython.cfunc

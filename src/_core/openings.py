@@ -20,6 +20,10 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
     from .waiters import Waiter
 
 
+# How many staggers after the last opening the next is due, whatever is returned.
+_PATIENCE = 5
+
+
 @cython.final
 @cython.cclass
 class Opening:
@@ -55,6 +59,7 @@ class PoolOpenings(PoolState):
         "_connect_after",
         "_connect_limit",
         "_last_opening",
+        "_last_return",
         "_max_connecting",
         "_openings",
         "_refilling",
@@ -69,6 +74,7 @@ class PoolOpenings(PoolState):
     _connect_limit: cython.Py_ssize_t  # how many may be opened at a time just now
     _connect_after: cython.double  # and from when on
     _last_opening: cython.double  # when the last one was begun
+    _last_return: cython.double  # when somebody returned a connection last
     _stagger: cython.double
     _retrying: cython.bint  # somebody waits to open what may not be opened yet
     _refilling: cython.bint  # up to the minimum, without anybody asking
@@ -79,7 +85,7 @@ class PoolOpenings(PoolState):
         PoolState._start_empty(self)
         self._openings = None  # type: ignore[assignment]
         self._connect_limit = self._max_connecting
-        self._connect_after = self._last_opening = 0.0
+        self._connect_after = self._last_opening = self._last_return = 0.0
         self._refilling = self._retrying = False
         self._squeezed_to = 0
         self._squeezed_until = 0.0
@@ -138,7 +144,9 @@ class PoolOpenings(PoolState):
         if self._total >= self._squeezed_to and self._squeezed_until > time:
             time = self._squeezed_until
         if self._connecting and self._idle + self._lent and not self._lacks_minimum():
-            time = max(time, self._last_opening + self._stagger)
+            # As long as some come back it may be worth while to wait, within limits.
+            quiet: cython.double = max(self._last_opening, self._last_return) + self._stagger
+            time = max(time, min(quiet, self._last_opening + _PATIENCE * self._stagger))
         return time
 
     @cython.cfunc

@@ -98,26 +98,26 @@ class PoolCore(PoolLoans):
         """Take back a connection of this pool; `discard` closes it.
 
         Raises `DoubleRelease` if it is not on loan from here, `TypeError` if it is no connection,
-        and nothing changes. Any thread may return what `getconn` lent.
+        and nothing changes. Any thread may return what `getconn` lent; what a block was lent, only
+        the block returns.
         """
         slot: Slot = self._slot_of(conn)
-        if slot._was_dropped:
-            # By a finaliser that ran after its place was given away.
-            try:
-                self._close_conn(conn, "discard")
-            finally:
-                self._notify("remove", conn, "discard")
-                self._report()
+        if self._claim(slot, conn, 0):
+            self._return(slot, conn, False, discard, None)
             return
-        self._claim(slot, conn, 0)
-        self._return(slot, conn, False, discard, None)
+        # By a finaliser that ran after its place was given away.
+        try:
+            self._close_conn(conn, "discard")
+        finally:
+            self._notify("remove", conn, "discard")
+            self._report()
 
     def connection(self, timeout: float | None = None) -> Checkout:
         """A block around one connection: commits at its end, rolls back after an exception, and
         returns it. Arguments and errors as of `getconn`."""
         return Checkout(self, timeout, True)
 
-    def check_invariants(self) -> None:
+    def _check_invariants(self) -> None:
         """Raise if an invariant is broken. For tests; needs a pool at rest."""
         self._collect_leaked()
         problems = []
@@ -136,7 +136,7 @@ class PoolCore(PoolLoans):
         if self._waiting and self._idle:
             problems.append("somebody waits although a connection is idle")
         if problems:
-            raise RuntimeError(f"bug: {self.snapshot()} breaks: {'; '.join(problems)}")
+            raise RuntimeError(f"bug: {self._snapshot()} breaks: {'; '.join(problems)}")
 
 
 __all__ = [

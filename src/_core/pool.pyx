@@ -1,13 +1,27 @@
 """The pool compiled: all its parts in one module, because Cython reaches C fields only within one.
 
-Has nothing of its own but what stands in for `_shim.which_process`. Uncompiled, the parts are modules that import each other; an included file
+Has nothing of its own but a clock that tests can stop, and what stands in for
+`_shim.which_process`. Uncompiled, the parts are modules that import each other; an included file
 must not have a `from __future__` of its own.
 """
 
 from __future__ import annotations
 
 from cpython.pythread cimport PyThread_get_thread_ident as get_ident
-from cpython.time cimport monotonic
+from cpython.time cimport monotonic as _system_clock
+
+cdef double _stopped_at = -1.0
+
+
+cdef inline double monotonic() noexcept:
+    return _system_clock() if _stopped_at < 0.0 else _stopped_at
+
+
+def _stop_clock(double at):
+    """Have the clock stand at this time; go on below zero."""
+    global _stopped_at
+    _stopped_at = at
+
 
 # Which process this is, told by the C library: a program that is not Python may fork without
 # telling Python (uWSGI does), and asking the system each time would cost too much.

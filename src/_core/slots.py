@@ -23,6 +23,7 @@ class Shelf:
 
     __slots__ = (
         "_bottom",
+        "_evicted_as",
         "_generation",
         "_idle",
         "_key",
@@ -40,6 +41,7 @@ class Shelf:
     _idle: cython.Py_ssize_t
     _lent: cython.Py_ssize_t
     _generation: cython.Py_ssize_t  # connections of an earlier one are closed when they come back
+    _evicted_as: cython.int  # why those are: an index into REASONS
     _suspect_since: cython.double
 
     def __init__(self, key: str, label: str) -> None:
@@ -50,6 +52,7 @@ class Shelf:
         self._idle = 0
         self._lent = 0
         self._generation = 0
+        self._evicted_as = 0
         self._suspect_since = 0.0
 
     @property

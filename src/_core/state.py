@@ -104,8 +104,10 @@ class PoolState(Hooks):
         self._slots = set()
         self._idle = self._lent = self._connecting = self._total = self._peak = 0
         self._leaked = deque()
-        self._wait_buckets = self._usage_buckets = []
-        self._reset_numbers()
+        self._requests_num = self._queued_num = 0
+        self._wait = self._usage = 0.0
+        self._wait_buckets = [0] * 32
+        self._usage_buckets = [0] * 32
 
     def _inheritance(self, error: BaseException) -> tuple[list[Any], list[object]]:
         """In a forked child: the parent's connections, none of which is on loan here any more, as
@@ -120,7 +122,8 @@ class PoolState(Hooks):
         for slot in self._slots:
             slot._retired = True
             slot._holder = 0
-            pgconns.append(slot._pgconn)
+            if slot._pgconn is not None:  # being closed
+                pgconns.append(slot._pgconn)
         while waiter is not None:
             waiter._in_queue = False
             waiter._state = FAILED
@@ -200,44 +203,55 @@ class PoolState(Hooks):
             self._wait_buckets[_bucket(seconds)] += 1
         return None
 
-    def _reset_numbers(self) -> None:
-        wait_buckets = [0] * 32
-        usage_buckets = [0] * 32
-        with cython.critical_section(self):
-            self._requests_num = self._queued_num = 0
-            self._peak = self._total
-            self._wait = self._usage = 0.0
-            self._wait_buckets, wait_buckets = wait_buckets, self._wait_buckets
-            self._usage_buckets, usage_buckets = usage_buckets, self._usage_buckets
+    @cython.cfunc
+    def _count_use(self, slot: Slot, now: cython.double) -> object:
+        """A loan is over. Caller holds the section."""
+        if slot._lent_at:
+            self._usage += now - slot._lent_at
+            self._usage_buckets[_bucket(now - slot._lent_at)] += 1
+            slot._lent_at = 0.0
+        return None
 
-    def numbers(self) -> dict[str, Any]:
+    def _numbers(self, reset: cython.bint) -> dict[str, Any]:
         """What has been counted: requests, times in seconds, and times by power of two of a
-        microsecond (bucket n: below 2**n)."""
+        microsecond (bucket n: below 2**n). `reset`: count from zero now, with nothing between."""
         self._notice_fork()
+        fresh_wait = [0] * 32
+        fresh_usage = [0] * 32
         with cython.critical_section(self):
+            peak: cython.Py_ssize_t = self._peak
+            requests: cython.longlong = self._requests_num
+            queued: cython.longlong = self._queued_num
+            wait: cython.double = self._wait
+            usage: cython.double = self._usage
             wait_buckets, usage_buckets = self._wait_buckets, self._usage_buckets
+            if reset:
+                self._requests_num = self._queued_num = 0
+                self._peak = self._total
+                self._wait = self._usage = 0.0
+                self._wait_buckets, self._usage_buckets = fresh_wait, fresh_usage
         return {
-            "peak": self._peak,
-            "requests": self._requests_num,
-            "queued": self._queued_num,
-            "wait": self._wait,
-            "usage": self._usage,
+            "peak": peak,
+            "requests": requests,
+            "queued": queued,
+            "wait": wait,
+            "usage": usage,
             "wait_buckets": list(wait_buckets),
             "usage_buckets": list(usage_buckets),
         }
 
-    def shelves(self) -> tuple[Shelf, ...]:
+    def _list_shelves(self) -> tuple[Shelf, ...]:
         """The shelves, one per node that ever had a connection here."""
         self._notice_fork()
         with cython.critical_section(self):
             return self._shelves
 
-    def slots(self) -> list[Slot]:
+    def _list_slots(self) -> list[Slot]:
         """The slots of all connections that are open."""
         self._notice_fork()
         return list(self._slots)
 
-    def snapshot(self) -> dict[str, Any]:
+    def _snapshot(self) -> dict[str, Any]:
         """The numbers, for tests and messages; exact only of a pool at rest."""
         return {
             "total": self._total,

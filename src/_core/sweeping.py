@@ -35,16 +35,18 @@ class PoolSweeping(PoolQueueing):
         slot: Any = getattr(conn, "_ybsmart_slot", None)
         if isinstance(slot, Slot):
             mine: Slot = slot
-            self._evict(mine._shelf._key)
+            self._evict(mine._shelf._key, "evict")
 
-    def _evict(self, key: str | None) -> None:
+    def _evict(self, key: str | None, reason: str) -> None:
         """Close all connections, or those of one node: the idle ones now, the others when they are
-        returned."""
+        returned. `reason`: "evict" or "drain"; the last one holds."""
         shelf: Shelf
-        for shelf in self.shelves():
+        evicted_as: cython.int = REASONS.index(reason)
+        for shelf in self._list_shelves():
             if key is None or shelf._key == key:
                 with cython.critical_section(self):
                     shelf._generation += 1
+                    shelf._evicted_as = evicted_as
         self._sweep()
 
     def _sweep(self) -> int:
@@ -99,7 +101,7 @@ class PoolSweeping(PoolQueueing):
         slot: Slot
         fit: cython.bint
         reason: object
-        for shelf in self.shelves():
+        for shelf in self._list_shelves():
             for _ in range(shelf._idle):
                 with cython.critical_section(self):
                     slot = self._longest_idle(shelf)

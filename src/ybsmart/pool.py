@@ -62,7 +62,7 @@ FA = TypeVar("FA", bound=AnyListener)
 
 # Between connects for the queue while other connections are in use: what is returned meanwhile may
 # make the next one superfluous.
-_STAGGER = 0.05
+_STAGGER = 0.01
 # Between attempts of `wait` to get a connection, unless something changes before.
 _RETRY_WAIT = 0.02
 
@@ -204,7 +204,6 @@ class ConnectionPool(PoolHooks, Generic[CT]):
             None if max_per_node is None else check_.whole("max_per_node", max_per_node, 1)
         )
         self._leak_threshold = 0.0
-        self._evicting = "evict"  # or "drain": what the last of these was, for the statistics
         self._listeners = Listeners()
         self._opened_explicitly = open is not False
         self._make_locks()
@@ -358,7 +357,7 @@ class ConnectionPool(PoolHooks, Generic[CT]):
 
     def _is_filled(self) -> bool:
         # Those on the way from one hand to the next are neither idle nor has anybody got them.
-        there = sum(1 for slot in self.slots() if not slot.lent or slot.holder)
+        there = sum(1 for slot in self._list_slots() if not slot.lent or slot.holder)
         return there >= self.min_size
 
     def _can_connect(self, deadline: float) -> bool:
@@ -450,8 +449,7 @@ class ConnectionPool(PoolHooks, Generic[CT]):
 
     def drain(self) -> None:
         """Close all connections that there are now, the lent ones when they are returned."""
-        self._evicting = "drain"
-        self._evict(None)
+        self._evict(None, "drain")
 
     def evict(self, node: NodeInfo | str | None = None) -> None:
         """Close all connections of one node, the lent ones when they are returned.
@@ -459,17 +457,16 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         node: a `NodeInfo` or `"host:port"`; None for all nodes. `ValueError` if the pool knows no
         such node.
         """
-        self._evicting = "evict"
         if node is None:
-            self._evict(None)
+            self._evict(None, "evict")
             return
         label = node if isinstance(node, str) else node.address
-        keys = [shelf.key for shelf in self.shelves() if shelf.label == label]
+        keys = [shelf.key for shelf in self._list_shelves() if shelf.label == label]
         if not keys:
-            known = ", ".join(repr(shelf.label) for shelf in self.shelves()) or "none yet"
+            known = ", ".join(repr(shelf.label) for shelf in self._list_shelves()) or "none yet"
             raise ValueError(f"node: {label!r} is not one of this pool's nodes ({known})")
         for key in keys:
-            self._evict(key)
+            self._evict(key, "evict")
 
     # Events
 
@@ -518,10 +515,8 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         return self._get_stats(reset=True)
 
     def _get_stats(self, reset: bool) -> dict[str, Any]:
-        numbers = self.numbers()
-        if reset:
-            self._reset_numbers()
-        shelves = self.shelves()
+        numbers = self._numbers(reset)
+        shelves = self._list_shelves()
         return {
             **report(numbers, *self._stats.take(reset)),
             "pool_min": self.min_size,
@@ -544,7 +539,7 @@ class ConnectionPool(PoolHooks, Generic[CT]):
 
     def holders(self) -> list[leaks.Holder]:
         """Who has the connections that are lent, the longest first."""
-        return leaks.holders(self.slots())
+        return leaks.holders(self._list_slots())
 
     @property
     def leak_detection_threshold(self) -> float:
@@ -559,11 +554,11 @@ class ConnectionPool(PoolHooks, Generic[CT]):
             sweeper.watch(self)
 
     def _count_on(self, key: str) -> int:
-        return sum(shelf.idle + shelf.lent for shelf in self.shelves() if shelf.key == key)
+        return sum(shelf.idle + shelf.lent for shelf in self._list_shelves() if shelf.key == key)
 
     def _lent_on(self, key: str) -> int:
         """How many connections to a node are lent, for `NodeInfo.in_use`."""
-        return sum(shelf.lent for shelf in self.shelves() if shelf.key == key)
+        return sum(shelf.lent for shelf in self._list_shelves() if shelf.key == key)
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""

@@ -63,7 +63,6 @@ class PoolHooks(core.PoolCore):
     _reconnect_failed: Callable[[Any], None] | None
     _cap: Cap | None
     _leak_threshold: float
-    _evicting: str
     _listeners: Listeners
     _opened_explicitly: bool
     _stats: Stats
@@ -128,7 +127,7 @@ class PoolHooks(core.PoolCore):
         here = waiter.thread
         if here != threading.get_ident():
             return False  # a greenlet: the core knows only the thread it shares with others
-        holders = {slot.holder for slot in self.slots() if slot.lent}
+        holders = {slot.holder for slot in self._list_slots() if slot.lent}
         if here not in holders or 0 in holders:
             return False
         waiting = [other.thread for other in self._waiters()]
@@ -203,8 +202,6 @@ class PoolHooks(core.PoolCore):
 
     def _close_conn(self, conn: Any, reason: str) -> None:
         self._removals.add(id(conn))
-        if reason == "evict":
-            reason = self._evicting
         self._stats.count(f"removed_{reason}")
         if reason in ("lost", "check"):
             self._stats.count("connections_lost")
@@ -222,7 +219,6 @@ class PoolHooks(core.PoolCore):
             sqlstate == _READ_ONLY and not conn.read_only and not _asked_read_only(error)
         ):
             # So will the others on this node, or they would be told the same.
-            self._evicting = "evict"
             self._evict_siblings(conn)
         elif sqlstate.startswith("08"):
             self._suspect(conn)
@@ -276,7 +272,7 @@ class PoolHooks(core.PoolCore):
     def _report_leaks(self) -> None:
         if not self._leak_threshold:
             return
-        for slot, age in leaks.overdue(self.slots(), self._leak_threshold):
+        for slot, age in leaks.overdue(self._list_slots(), self._leak_threshold):
             self._stats.count("leaks_suspected")
             logger.warning(
                 "%s: a connection is in use for %.1f s; it was taken at\n%s",

@@ -43,7 +43,7 @@ def title(pool: PoolHooks) -> str:
 
 
 def _in_use_by(pool: PoolHooks) -> str:
-    held = leaks.holders(pool.slots())
+    held = leaks.holders(pool._list_slots())
     lines = [
         f"\n  {h.thread} for {h.age:.2f} s on {h.node or '?'}"
         + (f", taken at\n{textwrap.indent(h.taken_at, '    ')}" if h.taken_at else "")
@@ -110,5 +110,10 @@ def not_lent(pool: PoolHooks, conn: Any) -> Exception:
     if not isinstance(conn, psycopg.Connection):
         return TypeError(f"expected a connection of {pool.name!r}, not {type(conn).__name__}")
     origin = getattr(conn, "_pool", None)
-    where = f"it comes from pool {origin.name!r}" if origin else "it doesn't come from any pool"
+    if origin is pool:
+        where = "only the block returns it that it is lent to"
+    elif origin is not None:
+        where = f"it comes from pool {origin.name!r}"
+    else:
+        where = "it doesn't come from any pool"
     return DoubleRelease(f"can't return connection to pool {pool.name!r}, {where}: {conn}")

@@ -184,7 +184,7 @@ def _is_busy(frame: FrameType | None) -> bool:
 def _holds_any(timeouts: list[tuple[ConnectionPool[Any], float]]) -> bool:
     """Whether this thread has a connection of any of the pools."""
     here = threading.get_ident()
-    return any(slot.holder == here for pool, _ in timeouts for slot in pool.slots())
+    return any(slot.holder == here for pool, _ in timeouts for slot in pool._list_slots())
 
 
 def _is_patched() -> bool:

@@ -335,7 +335,7 @@ def test_returning_what_is_not_on_loan_is_an_error_and_changes_nothing(
     pool.putconn(conn)
     with ybsmart.connect(balanced) as foreign, ConnectionPool(balanced) as other:
         elsewhere = other.getconn()
-        before = pool.snapshot()
+        before = pool._snapshot()
 
         for wrong in (conn, foreign, elsewhere):
             with pytest.raises(ybsmart.DoubleRelease) as caught:
@@ -345,7 +345,7 @@ def test_returning_what_is_not_on_loan_is_an_error_and_changes_nothing(
         with pytest.raises(TypeError, match="NoneType"):
             pool.putconn(None)
 
-        assert pool.snapshot() == before
+        assert pool._snapshot() == before
         other.putconn(elsewhere)
 
 

@@ -216,24 +216,29 @@ def test_a_stale_return_does_not_take_what_another_thread_has_in_a_block(
     assert pool.idle_count == 1
 
 
-def test_returning_inside_a_block_is_an_error_at_its_end(pool: ConnectionPool) -> None:
-    with pytest.raises(DoubleRelease), pool.connection() as conn:
-        pool.putconn(conn)
-    assert (pool.total_count, pool.idle_count) == (1, 1)
-
-
-def test_a_block_does_not_touch_a_connection_that_is_somebody_elses_by_now(
-    pool: ConnectionPool,
-) -> None:
+@pytest.mark.parametrize("stale", [True, False])
+def test_what_a_block_was_lent_only_the_block_returns(pool: ConnectionPool, stale: bool) -> None:
     pool.resize(0, 1)
-    with pytest.raises(DoubleRelease):
+    if stale:
+        kept = pool.getconn()
+        pool.putconn(kept)
+    with pool.connection() as conn:
+        assert not stale or conn is kept
+        conn.execute("CREATE TEMP TABLE here AS SELECT 1")
+        with pytest.raises(DoubleRelease, match="only the block"):
+            pool.putconn(kept if stale else conn)
+        assert conn.execute("SELECT count(*) FROM here").fetchone() == (1,)
+    with pool.connection() as conn:
+        assert conn.execute("SELECT count(*) FROM here").fetchone() == (1,)  # committed
+
+
+def test_closing_inside_a_block_of_a_pool_with_close_returns_is_refused(balanced: str) -> None:
+    with ConnectionPool(balanced, close_returns=True, timeout=10) as pool:
         with pool.connection() as conn:
-            pool.putconn(conn)
-            other = pool.getconn()
-            other.execute("CREATE TEMP TABLE mine (x int)")
-    # Neither committed nor rolled back, nor returned.
-    assert other.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
-    pool.putconn(other)
+            with pytest.raises(DoubleRelease):
+                conn.close()
+            assert conn.execute("SELECT 1").fetchone() == (1,)
+        assert pool.idle_count == 1
 
 
 def test_a_connection_of_another_pool(pool: ConnectionPool, balanced: str) -> None:

@@ -191,3 +191,20 @@ def test_an_unknown_event_and_a_listener_that_is_none(pool: ConnectionPool) -> N
         pool.on("connected", print)
     with pytest.raises(TypeError, match="callable"):
         pool.on("connect", 1)  # type: ignore[call-overload]
+
+
+def test_an_acquire_listener_that_returns_the_connection_gives_it_no_second_holder(
+    balanced: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ConnectionPool(balanced, max_size=2, timeout=10) as pool:
+        pool.on("acquire", pool.putconn)
+        first = pool.getconn()
+        assert "DoubleRelease" in caplog.text
+        assert (pool.total_count, pool.idle_count) == (1, 0)
+        second = pool.getconn()
+        assert second is not first
+        pool.off("acquire", pool.putconn)
+        pool.putconn(first)
+        pool.putconn(second)
+        assert pool.idle_count == 2
+        pool._check_invariants()

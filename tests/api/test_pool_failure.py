@@ -271,7 +271,7 @@ def test_a_thousand_outages(balanced: str) -> None:
         pool._forgive()
         pool.putconn(pool.getconn())
         pool.putconn(held)
-        pool.check_invariants()
+        pool._check_invariants()
         assert pool.idle_count == 2
 
 

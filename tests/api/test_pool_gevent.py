@@ -84,7 +84,7 @@ def test_a_full_pool_blocks_nobody_but_those_who_wait_for_it(balanced: str) -> N
         assert order == list(range(20))  # one connection serves all, in the order of arrival
         for conn in held:
             pool.putconn(conn)
-        pool.check_invariants()
+        pool._check_invariants()
         pool.end(10)
     """
     run(program, balanced)
@@ -120,7 +120,7 @@ def test_greenlets_killed_at_random_lose_nothing(balanced: str) -> None:
         assert pool.idle_count == pool.total_count
         assert pool.waiting_count == 0
         assert pool.get_stats()["removed_leak"] == 0
-        pool.check_invariants()
+        pool._check_invariants()
         conns = [pool.getconn() for _ in range(3)]
         for conn in conns:
             assert conn.execute("SELECT 1").fetchone() == (1,)

@@ -278,4 +278,4 @@ def test_a_check_that_returns_the_connection_gives_it_no_second_holder(balanced:
         assert first is not second
         pool.putconn(first)
         pool.putconn(second)
-        pool.check_invariants()
+        pool._check_invariants()

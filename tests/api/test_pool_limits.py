@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
 
+import ybsmart
 from tests.api.support import Queued, controlled, in_threads, kill_backend, pid, until
 from ybsmart import ConnectionPool, PoolTimeout, TooManyRequests, sweeper
 from ybsmart.testing import LocalCluster
@@ -218,7 +221,7 @@ def test_what_reconnect_failed_raises_is_logged_and_an_interrupt_goes_on(
             until(lambda name=connects: name not in {t.name for t in threading.enumerate()})
             connection_class.error = None
             pool.wait(10)
-            pool.check_invariants()
+            pool._check_invariants()
         caplog.clear()
     assert went_on == [errors[1]]
 
@@ -251,6 +254,34 @@ def test_a_listener_that_ends_the_sweep_ends_it_for_nobody_else(
 
 
 # The maximum
+
+
+def test_a_dropped_connection_is_closed_before_another_takes_its_place(balanced: str) -> None:
+    closed_before: list[bool] = []
+
+    class Watching(ybsmart.Connection[Any]):
+        sockets: ClassVar[list[tuple[int, int]]] = []
+
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            closed_before.extend(not is_open(*socket) for socket in cls.sockets)
+            conn = super().connect(*args, **kwargs)
+            cls.sockets = [(conn.fileno(), os.fstat(conn.fileno()).st_ino)]
+            return conn
+
+    def is_open(fd: int, inode: int) -> bool:
+        try:
+            return os.fstat(fd).st_ino == inode
+        except OSError:
+            return False
+
+    with ConnectionPool(balanced, max_size=1, connection_class=Watching, timeout=10) as pool:
+        for _ in range(5):
+            conn = pool.getconn()
+            del conn
+        pool.query("SELECT 1")
+        assert pool.get_stats()["removed_leak"] == 5
+    assert closed_before == [True] * 5
 
 
 def test_connections_being_opened_count(balanced: str) -> None:

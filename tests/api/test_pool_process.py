@@ -75,7 +75,7 @@ def test_finalisers_that_return_connections_anywhere(balanced: str) -> None:
         gc.collect()
         until(lambda: pool.total_count == pool.idle_count)
         assert pool.total_count <= 3
-        pool.check_invariants()
+        pool._check_invariants()
 
 
 def test_interrupts_at_any_instant_lose_nothing(balanced: str) -> None:
@@ -133,4 +133,4 @@ def test_interrupts_at_any_instant_lose_nothing(balanced: str) -> None:
         pool._sweep()
         assert (pool.total_count, pool.idle_count, pool.waiting_count) == (3, 3, 0)
         assert pool.get_stats()["removed_leak"] == 0
-        pool.check_invariants()
+        pool._check_invariants()

@@ -101,7 +101,7 @@ def test_pop_stats_resets_counters_and_no_gauges(pool: ConnectionPool) -> None:
 @pytest.mark.usefixtures("fast_switching")
 def test_pop_stats_while_others_work_loses_no_count(balanced: str) -> None:
     with ConnectionPool(balanced, max_size=4, timeout=30) as pool:
-        keys = ("connections_num", "removed_discard", "requests_errors")
+        keys = ("requests_num", "connections_num", "removed_discard", "requests_errors")
         sums: Counter[str] = Counter()
         over = threading.Event()
 
@@ -131,6 +131,7 @@ def test_pop_stats_while_others_work_loses_no_count(balanced: str) -> None:
             over.set()
             for thread in popping:
                 thread.join()
+        assert sums["requests_num"] == 4 * 300
         assert sums["requests_errors"] == 4 * 300 * 20
         assert sums["removed_discard"] == 4 * 5
         assert sums["connections_num"] == 4 * 5 + pool.total_count
@@ -143,6 +144,34 @@ def test_drain_and_evict_are_counted_apart(pool: ConnectionPool) -> None:
     pool.evict()
     stats = pool.get_stats()
     assert (stats["removed_drain"], stats["removed_evict"]) == (1, 1)
+
+
+def test_each_node_keeps_why_its_connections_are_closed(pool: ConnectionPool) -> None:
+    conns = [pool.getconn() for _ in range(3)]
+    pool.drain()
+    assert conns[0].node is not None
+    pool.evict(conns[0].node)
+    for conn in conns:
+        pool.putconn(conn)
+    reasons = [getattr(conn, "removal_reason", None) for conn in conns]
+    assert reasons == ["evict", "drain", "drain"]
+    stats = pool.get_stats()
+    assert (stats["removed_drain"], stats["removed_evict"]) == (2, 1)
+
+
+@pytest.mark.parametrize("ending", ["discard", "close"])
+def test_the_use_of_connections_that_are_not_kept_is_counted(
+    pool: ConnectionPool, ending: str
+) -> None:
+    conn = pool.getconn()
+    conn.execute("SELECT pg_sleep(0.03)")
+    if ending == "close":
+        conn.close()
+    pool.putconn(conn, discard=ending == "discard")
+    stats = pool.get_stats()
+    assert stats["pool_size"] == 0
+    assert stats["usage_ms"] >= 30
+    assert stats["usage_ms_max"] >= 30
 
 
 def test_evict_of_one_node(cluster: LocalCluster, pool: ConnectionPool) -> None:

@@ -59,7 +59,7 @@ def test_two_that_conflict_are_both_through_in_the_end(accounts: ConnectionPool)
     # As if one had run after the other.
     assert sorted(results) == [200, 400]
     assert len(runs) == 3
-    accounts.check_invariants()
+    accounts._check_invariants()
 
 
 def test_a_deadlock_is_repeated_too(accounts: ConnectionPool) -> None:

@@ -109,7 +109,7 @@ def test_five_thousand_waiters(balanced: str) -> None:
                 thread.join()
             assert len(served) == 5000
             assert pool.total_count == 4
-            pool.check_invariants()
+            pool._check_invariants()
     finally:
         threading.stack_size(0)
 

@@ -25,6 +25,10 @@ class Closed(Exception):
     """The shell's error for requests to a closing pool."""
 
 
+class TooMany(Exception):
+    """The shell's error for requests that find the queue full."""
+
+
 class NotLent(Exception):
     """The shell's error for connections that are not on loan."""
 
@@ -284,19 +288,29 @@ class Shell:
         self,
         max_size: int = 3,
         *,
+        min_size: int = 0,
         max_connecting: int = 3,
+        max_idle: float = NEVER,
+        max_uses: int = -1,
+        max_waiting: int = 0,
         check_after: float = NEVER,
         stagger: float = 0.0,
+        lifo: bool = True,
     ) -> None:
         super().__init__(  # type: ignore[call-arg]
-            0, max_size, max_connecting, NEVER, -1, 0, check_after, stagger, True, IDLE
+            *(min_size, max_size, max_connecting, max_idle, max_uses, max_waiting),
+            *(check_after, stagger, lifo, IDLE),
         )
         self.retries = 0
+        self.lifetime = 1e18  # until when the next connections live
         self.nodes: Iterator[str] | None = None
         self.asked: list[Any] = []
         self.made = 0
         self.open: set[int] = set()  # numbers, because a connection may be dropped
         self.closed: list[int] = []
+        self.reasons: list[str] = []  # why, in the same order
+        self.vetted: list[int] = []
+        self.pauses: list[tuple[Any, int]] = []
         self.looked_at: list[int] = []
         self.waiters: list[Any] = []  # those asleep
         self.timeouts: list[Any] = []
@@ -352,6 +366,24 @@ class Shell:
         self._ran("is_alive", conn)
         return conn.alive
 
+    def _passes(self, conn: Conn, thorough: bool) -> bool:
+        self.looked_at.append(conn.number)
+        self._ran("passes", conn)
+        return conn.alive
+
+    def _vet(self, conn: Conn) -> bool:
+        self.vetted.append(conn.number)
+        self._ran("vet", conn)
+        return conn.alive
+
+    def _pause(self, timeout: Any, started: float, failures: int) -> Any:
+        self.pauses.append((timeout, failures))
+        self._ran("pause")
+        return timeout
+
+    def _too_many(self) -> Exception:
+        return TooMany()
+
     def _clean(self, conn: Conn) -> bool:
         self._ran("clean", conn)
         if conn.cleanable:
@@ -364,6 +396,7 @@ class Shell:
         finally:
             self.open.discard(conn.number)
             self.closed.append(conn.number)
+            self.reasons.append(reason)
 
     def _progressed(self) -> None:
         self._ran("closing_progressed")
@@ -385,7 +418,7 @@ class Shell:
             self._open(opening)
 
     def check(self) -> None:
-        self.pool.check_invariants()
+        self.pool._check_invariants()
 
     def _retire_idle(self) -> bool:
         return bool(self.pool._sweep())
@@ -411,12 +444,17 @@ class Shell:
         """Have an opening succeed."""
         opening = self.asked.pop(which)
         conn = self.new_conn()
-        self._followed_by(self.pool._opened(opening, conn, key, key, 1e18))
+        self._followed_by(self.pool._opened(opening, conn, key, key, self.lifetime))
         return conn
 
-    def failed(self, error: BaseException, which: int = 0) -> None:
-        """Have an opening fail."""
-        self._followed_by(self.pool._opening_failed(self.asked.pop(which), error, 0.0, True))
+    def failed(self, error: BaseException, which: int = 0, *, delay: float = 0.0) -> None:
+        """Have an opening fail; the next attempt is not before `delay` seconds."""
+        self._followed_by(self.pool._opening_failed(self.asked.pop(which), error, delay, True))
+
+    def retry(self) -> None:
+        """Somebody goes by who was to wait until more may be opened."""
+        if self.pool._claim_retry():
+            self._followed_by(self.pool._retry())
 
     def _followed_by(self, opening: Any) -> None:
         if opening is not None:

@@ -141,7 +141,7 @@ class World:
         for conn in self.held:
             pool.putconn(conn)
         pool.check()
-        numbers = pool.snapshot()
+        numbers = pool._snapshot()
         assert numbers["lent"] == numbers["connecting"] == numbers["waiting"] == 0
         assert numbers["idle"] == numbers["total"] == len(pool.open)
         if not numbers["closing"]:

@@ -308,7 +308,7 @@ class PoolMachine(RuleBasedStateMachine):
         for i, pool in enumerate(getattr(self, "pools", ())):
             self.settle(i)
             pool.check()
-            assert pool.snapshot() == self.model.snapshot()
+            assert pool._snapshot() == self.model.snapshot()
             assert len(pool.asked) == len(self.model.openings)
             assert pool.looked_at == self.model.looked_at
             assert sorted(pool.closed) == sorted(self.model.closed)

@@ -26,11 +26,11 @@ MakePool = Callable[..., Any]
 
 
 def lent(pool: Any) -> dict[str, int]:
-    return {shelf.key: shelf.lent for shelf in pool.shelves()}
+    return {shelf.key: shelf.lent for shelf in pool._list_shelves()}
 
 
 def idle(pool: Any) -> dict[str, int]:
-    return {shelf.key: shelf.idle for shelf in pool.shelves()}
+    return {shelf.key: shelf.idle for shelf in pool._list_shelves()}
 
 
 # Lending
@@ -39,7 +39,7 @@ def idle(pool: Any) -> dict[str, int]:
 def test_a_new_pool_has_nothing_and_asks_for_nothing(make_pool: MakePool) -> None:
     pool = make_pool()
 
-    assert pool.snapshot() == {
+    assert pool._snapshot() == {
         "total": 0,
         "idle": 0,
         "lent": 0,
@@ -60,7 +60,7 @@ def test_the_first_request_gets_a_new_connection(make_pool: MakePool) -> None:
     conn = pool.connected("a")
 
     assert request.result() is conn
-    assert pool.snapshot()["shelves"] == {"a": (0, 1)}
+    assert pool._snapshot()["shelves"] == {"a": (0, 1)}
     assert (pool.waiting_count, pool.connecting_count, pool.total_count) == (0, 0, 1)
 
 
@@ -150,11 +150,11 @@ def test_a_slot_tells_its_shelf(make_pool: MakePool) -> None:
     pool = make_pool()
     (conn,) = pool.grow("a")
 
-    assert conn._ybsmart_slot.shelf is pool.shelves()[0]
+    assert conn._ybsmart_slot.shelf is pool._list_shelves()[0]
     assert repr(conn._ybsmart_slot) == "<Slot lent on a>"
     pool.putconn(conn)
     assert repr(conn._ybsmart_slot) == "<Slot idle on a>"
-    assert repr(pool.shelves()[0]) == "<Shelf a idle=1 lent=0>"
+    assert repr(pool._list_shelves()[0]) == "<Shelf a idle=1 lent=0>"
     pool.putconn(pool.getconn(), discard=True)
     assert repr(conn._ybsmart_slot) == "<Slot retired on a>"
 
@@ -770,7 +770,7 @@ def test_a_connection_counts_until_it_is_closed(make_pool: MakePool) -> None:
     (conn,) = pool.grow("a")
     counts: list[tuple[int, int]] = []
     pool.scripts["close_conn"] = lambda _: counts.append(
-        (pool.total_count, pool.snapshot()["lent"])
+        (pool.total_count, pool._snapshot()["lent"])
     )
 
     pool.putconn(conn, discard=True)
@@ -809,13 +809,13 @@ def test_what_is_not_on_loan_is_refused_and_changes_nothing(make_pool: MakePool,
         pool.putconn(conn, discard=True)
     elif what == "of another pool":
         (conn,) = make_pool().grow("a")
-    before, owner = pool.snapshot(), getattr(conn, "_pool", None)
+    before, owner = pool._snapshot(), getattr(conn, "_pool", None)
 
     for discard in (False, True):
         with pytest.raises(NotLent):
             pool.putconn(conn, discard=discard)
 
-    assert pool.snapshot() == before
+    assert pool._snapshot() == before
     assert getattr(conn, "_pool", None) is owner
     assert not pool.closed[1:]
 
@@ -1186,7 +1186,7 @@ def test_a_dropped_connection_is_counted_off(make_pool: MakePool, way: str) -> N
     gc.collect()
 
     pool.check()
-    assert pool.snapshot()["lent"] == 0
+    assert pool._snapshot()["lent"] == 0
     assert pool.is_whole()
 
 
@@ -1220,7 +1220,7 @@ def test_a_connection_that_is_returned_and_dropped_is_counted_off_once(
     gc.collect()
     pool.check()
 
-    assert pool.snapshot()["lent"] == 1
+    assert pool._snapshot()["lent"] == 1
     pool.putconn(other)
     assert pool.is_whole()
 
@@ -1298,7 +1298,7 @@ def test_a_closing_pool_refuses_newcomers(make_pool: MakePool) -> None:
         pool.getconn()
 
     assert pool._is_closing()
-    assert pool.snapshot()["closing"]
+    assert pool._snapshot()["closing"]
     pool.putconn(conn)
 
 
@@ -1828,7 +1828,7 @@ def test_the_reports_are_of_the_same_numbers(make_pool: MakePool) -> None:
     held = pool.grow("a", "b")
     pool.request()
 
-    assert pool.snapshot() == {
+    assert pool._snapshot() == {
         "total": 3,
         "idle": 0,
         "lent": 2,

@@ -181,7 +181,7 @@ class Threaded:
         return bool(self.pool._sweep())
 
     def check(self) -> None:
-        self.pool.check_invariants()
+        self.pool._check_invariants()
 
     def _not_lent(self, conn: Any) -> Exception:
         return NotLent()
@@ -203,7 +203,7 @@ def make_pool(core: Any) -> Iterator[Callable[..., Any]]:
     for pool in pools:
         pool.stop()
         assert pool.errors == []
-        pool.check_invariants()
+        pool._check_invariants()
 
 
 def in_threads(count: int, action: Callable[[], None]) -> tuple[list[threading.Thread], list[Any]]:
@@ -240,7 +240,7 @@ def use(pool: Any, over: threading.Event) -> None:
             borrow(pool)
         except TimedOut as exc:
             if exc.args[0] == FOR_EVER:
-                raise AssertionError(f"forgotten: {pool.snapshot()}") from exc
+                raise AssertionError(f"forgotten: {pool._snapshot()}") from exc
         except OSError:
             assert pool.failing
         except Closed:
@@ -296,8 +296,8 @@ def test_nothing_is_lost_whatever_eight_threads_do(
     pool.stop()
 
     gc.collect()
-    pool.check_invariants()
-    numbers = pool.snapshot()
+    pool._check_invariants()
+    numbers = pool._snapshot()
     assert most <= 3
     assert (numbers["lent"], numbers["connecting"], numbers["waiting"]) == (0, 0, 0)
     assert numbers["total"] == numbers["idle"] == pool.open
@@ -312,18 +312,18 @@ def test_reports_may_be_read_and_notes_be_set_while_connections_come_and_go(
 
     def look() -> None:
         while not over.is_set():
-            for slot in pool.slots():
+            for slot in pool._list_slots():
                 slot.note = [slot.note is None]
                 assert slot.note is None or len(slot.note) == 1
                 assert slot.holder >= 0
-            assert len(pool.numbers()["wait_buckets"]) == 32
-            assert pool.snapshot()["total"] <= 3
+            assert len(pool._numbers(False)["wait_buckets"]) == 32
+            assert pool._snapshot()["total"] <= 3
             assert len(pool._waiters()) <= 6
             assert all(waiter.state for waiter in pool._waiters())
             assert all(conn.pgconn for conn in pool._idle_conns())
             opening = pool.latest
             assert opening is None or opening.has_owner in (True, False)
-            pool._reset_numbers()
+            pool._numbers(True)
 
     threads, errors = in_threads(6, lambda: use(pool, over))
     lookers, surprises = in_threads(3, look)
@@ -449,9 +449,9 @@ def test_no_interruption_of_a_block_loses_a_connection(
 
     # Without the help of the garbage collector.
     pool.stop()
-    assert pool.snapshot()["lent"] == 0
+    assert pool._snapshot()["lent"] == 0
     assert pool.idle_count == pool.total_count
-    pool.check_invariants()
+    pool._check_invariants()
 
 
 def test_what_an_interruption_between_getconn_and_putconn_loses_is_found_again(
@@ -475,8 +475,8 @@ def test_what_an_interruption_between_getconn_and_putconn_loses_is_found_again(
     assert interrupt_again_and_again(stress_seconds, borrow) > 10
 
     gc.collect()
-    pool.check_invariants()
-    assert pool.snapshot()["lent"] == 0
+    pool._check_invariants()
+    assert pool._snapshot()["lent"] == 0
     conns = [pool.getconn(FOR_EVER), pool.getconn(FOR_EVER)]
     assert conns[0] is not conns[1]
     for conn in conns:

@@ -299,7 +299,7 @@ for _ in range(10):
     assert os.waitpid(in_child(pool.query, "SELECT 1"), 0)[1] == 0
 stop.set()
 for thread in threads: thread.join()
-pool.check_invariants()
+pool._check_invariants()
 check_parent()
 print("fine")
 """
