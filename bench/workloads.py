@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from itertools import repeat
 from statistics import median, quantiles
 from typing import Any
 
@@ -316,13 +317,13 @@ class Hosts(Loop):
         from ybsmart._core import hosts
 
         table = hosts.HostTable(20240229)
-        tiers = (table.update([(name, None) for name in names]),)
-        self.leases = [table.reserve(tiers, time.monotonic(), None) for _ in range(present)]
-        reserve, clock = table.reserve, time.monotonic
+        tiers = table.arrange([table.update([(name, None) for name in names])])
+        self.leases = [table.reserve(tiers, None) for _ in range(present)]
+        reserve = table.reserve
 
         def loop(n: int) -> None:
-            for _ in range(n):
-                lease = reserve(tiers, clock(), None)
+            for _ in repeat(None, n):
+                lease = reserve(tiers, None)
                 lease.release()  # type: ignore[union-attr]
 
         return loop
@@ -343,7 +344,7 @@ class Hosts(Loop):
         reserve, decrement = policy.get_least_loaded_server, registry.decrement
 
         def loop(n: int) -> None:
-            for _ in range(n):
+            for _ in repeat(None, n):
                 node = reserve(state, set(), 5.0)
                 decrement("u", node.host)
 

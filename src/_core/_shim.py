@@ -31,7 +31,7 @@ def _unchanged(obj: T) -> T:
     return obj
 
 
-cclass = cfunc = ccall = inline = _unchanged
+cclass = cfunc = ccall = inline = no_gc = _unchanged
 
 
 def final(cls: type[T]) -> type[T]:

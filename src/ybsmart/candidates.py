@@ -165,9 +165,7 @@ class NodeSource(_NodesSource):
             # No node has been reachable for a while, and a configured host has.
             return self._next_configured()
         try:
-            lease = steering.reserve(
-                self._cluster.table, self._tiers, time.monotonic(), self._tried or None
-            )
+            lease = steering.reserve(self._cluster.table, self._tiers, self._tried or None)
         except steering.NodesFull:
             if not self._tried:
                 raise
@@ -188,7 +186,7 @@ class NodeSource(_NodesSource):
     def _has_equal(self, host: hosts.Host) -> bool:
         """Whether the level of this host has another one to try."""
         now = time.monotonic()
-        tier = next(tier for tier in self._tiers if host in tier)
+        tier = next(tier.hosts for tier in self._tiers if host in tier.hosts)
         return any(h not in self._tried and h.down_until <= now for h in tier)
 
     def _next_configured(self) -> Trial | None:

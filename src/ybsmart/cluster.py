@@ -81,7 +81,7 @@ class Cluster:
         self.upkeep = Upkeep(self)
         self._lock = threading.Lock()
         self._listed: tuple[hosts.Host, ...] = ()
-        self._tiers: dict[Policy, tuple[tuple[hosts.Host, ...], ...]] = {}
+        self._tiers: dict[Policy, tuple[hosts.Tier, ...]] = {}
         self._public: bool | None = None  # by which addresses it is reached; None: not known yet
         self._detour = False
         self._paces: dict[str, float] = {}  # seconds that connecting takes, by node
@@ -94,15 +94,19 @@ class Cluster:
 
     # Selection
 
-    def tiers(self, policy: Policy) -> tuple[tuple[hosts.Host, ...], ...]:
+    def tiers(self, policy: Policy) -> tuple[hosts.Tier, ...]:
         """The hosts that a policy allows, worked out once per policy and node list."""
         tiers = self._tiers.get(policy)
         if tiers is None:
             with self._lock:
-                listed = self._listed
-                nodes: list[NodeRecord] = [host.info for host in listed]
-                tiers = tuple(tuple(listed[i] for i in tier) for tier in policy.tiers(nodes))
-                self._tiers[policy] = tiers
+                tiers = self._tiers.get(policy)
+                if tiers is None:  # nobody was quicker
+                    listed = self._listed
+                    nodes: list[NodeRecord] = [host.info for host in listed]
+                    tiers = self.table.arrange(
+                        [[listed[i] for i in tier] for tier in policy.tiers(nodes)]
+                    )
+                    self._tiers[policy] = tiers
         return tiers
 
     def targets(self, record: NodeRecord, address_map: AddressMap) -> list[Target]:

@@ -18,7 +18,7 @@ import psycopg
 if TYPE_CHECKING:
     from ._core import hosts
 
-    Tiers = tuple[tuple[hosts.Host, ...], ...]
+    Tiers = tuple[hosts.Tier, ...]
 
 
 class NodesFull(psycopg.OperationalError):
@@ -39,17 +39,17 @@ class Cap:
         self._opening: dict[int, list[str]] = {}  # by thread: the nodes that it is trying
 
     def reserve(
-        self, table: hosts.HostTable, tiers: Tiers, now: float, tried: set[hosts.Host] | None
+        self, table: hosts.HostTable, tiers: Tiers, tried: set[hosts.Host] | None
     ) -> hosts.Lease | None:
         with self._lock:
             opening = [key for keys in self._opening.values() for key in keys]
             full = {
                 host
                 for tier in tiers
-                for host in tier
+                for host in tier.hosts
                 if self._count(host.key) + opening.count(host.key) >= self._most
             }
-            lease = table.reserve(tiers, now, full | (tried or set()) or None)
+            lease = table.reserve(tiers, full | (tried or set()) or None)
             if lease is not None:
                 self._opening.setdefault(threading.get_ident(), []).append(lease.host.key)
             elif full:
@@ -76,10 +76,8 @@ def steered_by(cap: Cap | None) -> Iterator[None]:
 
 
 def reserve(
-    table: hosts.HostTable, tiers: Tiers, now: float, tried: set[hosts.Host] | None
+    table: hosts.HostTable, tiers: Tiers, tried: set[hosts.Host] | None
 ) -> hosts.Lease | None:
     """`table.reserve`, steered."""
     cap = _steering.get()
-    return (
-        table.reserve(tiers, now, tried) if cap is None else cap.reserve(table, tiers, now, tried)
-    )
+    return table.reserve(tiers, tried) if cap is None else cap.reserve(table, tiers, tried)
