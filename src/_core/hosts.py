@@ -138,13 +138,13 @@ class Place:
 
     _host: Host
     _index: cython.Py_ssize_t
-    _order: list[Place]  # the tier's, with this place at `_index`
+    _order: list[Place]  # the tier's, with this place at `_index`, while it is kept in order
     _next: Place  # of the same host, in another tier
 
-    def __init__(self, host: Host, order: list[Place]) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
         self._index = 0
-        self._order = order
+        self._order = None  # type: ignore[assignment]
         self._next = None  # type: ignore[assignment]
 
     @cython.cfunc
@@ -206,9 +206,7 @@ class Tier:
 
     def __init__(self, hosts: tuple[Host, ...]) -> None:
         self._hosts = hosts
-        order: list[Place] = []
-        self._order = order
-        order.extend([Place(host, order) for host in sorted(hosts, key=_load)])
+        self._order = [Place(host) for host in sorted(hosts, key=_load)]
         self._kept = False
 
     @property
@@ -237,6 +235,7 @@ class Tier:
                 i -= 1
             order[i] = place
             place._index = i
+            place._order = order
             place._next = place._host._place
             place._host._place = place
         self._kept = True
@@ -383,7 +382,9 @@ class HostTable:
             for tier in tiers:
                 tier._kept = False
                 for place in tier._order:
+                    # In no cycle any more: a host goes with the last that refers to it.
                     place._host._place = place._next = None  # type: ignore[assignment]
+                    place._order = None  # type: ignore[assignment]
         return None
 
     def arrange(self, tiers: Sequence[Sequence[Host]]) -> tuple[Tier, ...]:
