@@ -18,7 +18,9 @@ SOURCE = ROOT / "src"
 _OURS = {"_closed", "_fail", "NoDiscovery", "because", "kind"}
 # Variables of ours that hold one until it is raised.
 _HELD = {"intro", "reason", "text", "where"}
-_ERROR = re.compile(r"\w*(?:Error|Exception|Timeout|Property|Release|Deadlock|Requests|Full|Silent)")
+_ERROR = re.compile(
+    r"\w*(?:Error|Exception|Timeout|Property|Release|Deadlock|Requests|Full|Silent)"
+)
 _LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 # Not for those who use the package: what tests of the core and its own mistakes need.
 _NOT_FOR_USERS = re.compile(r"bug: |type '…' is not an acceptable base type")
@@ -39,7 +41,9 @@ def _of(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _makes_message(node):
             found = node.args
-        elif isinstance(node, ast.Assign) and _HELD & {ast.unparse(t)[-6:].strip(".") for t in node.targets}:
+        elif isinstance(node, ast.Assign) and _HELD & {
+            ast.unparse(t)[-6:].strip(".") for t in node.targets
+        }:
             found = [node.value]
         else:
             continue
