@@ -41,7 +41,7 @@ maximum_signature_line_length = 80
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?:psycopg|collections|typing|types|contextlib|typing_extensions)\..*"),
-    ("py:.*", r"(?:ybsmart\.\w+\.[A-Z]{1,2}|ybsmart\._core\..*|Query|Params)"),
+    ("py:.*", r"(?:ybsmart\.\w+\.[A-Z]{1,2}|ybsmart\._core\..*|[A-Z]\w*)"),
 ]
 
 
