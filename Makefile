@@ -35,20 +35,29 @@ PACKAGE := $(STAMPS)/package-$(TAG)-$(MODE)
 SOURCES := setup.py $(shell find src -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs bench example examples install clean
+.PHONY: help demo test check docs bench dist example examples install clean
 
 help:
 	@echo 'make demo     a local cluster of real servers, balanced connections, a failing node'
 	@echo 'make test     all checks and tests;  make test ARGS="-k name"  for some of the tests'
+	@echo 'make check    just the checks: style and types'
 	@echo 'make docs     the documentation, into docs/_build/html'
 	@echo 'make examples tests of the examples and the tutorial;  make example NAME=flask  runs one'
 	@echo 'make bench    the benchmarks'
+	@echo 'make dist     the source distribution and wheels, into dist, checked and tried'
 	@echo 'make install  just $(VENV), with this tree installed in it as it is now'
 	@echo 'make clean    remove $(VENV) and everything generated'
 	@echo 'Each sets up what it needs. PYTHON=python3.12 and VENV=folder choose others.'
 
 demo: $(PACKAGE)
 	@$(BIN)/ybsmart demo $(ARGS)
+
+check: $(PACKAGE)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy -p ybsmart
+	@$(BIN)/mypy tests $(if $(wildcard bench/*.py),bench)
+	@$(BIN)/mypy --strict --config-file= --cache-dir=.mypy_cache/users tests/typing  # as users do
 
 # Tests that do not depend on what YBSMART_IMPL says, or take both builds by themselves.
 ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/examples \
@@ -57,12 +66,7 @@ ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/exa
 # Twice, because the package runs on either core: first what goes through its interface, on the
 # pure one; then everything, on the compiled one.
 # (5: pytest found no test, which is no failure when ARGS chose tests of the other run.)
-test: $(PACKAGE)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy -p ybsmart
-	@$(BIN)/mypy tests $(if $(wildcard bench/*.py),bench)
-	@$(BIN)/mypy --strict --config-file= --cache-dir=.mypy_cache/users tests/typing  # as users do
+test: check
 ifeq ($(MODE),c)
 	@status=0; \
 	YBSMART_IMPL=python $(PYTEST) $(addprefix --ignore=,$(ONCE)) $(ARGS) || status=$$?; \
@@ -86,6 +90,23 @@ example: $(PACKAGE) $(STAMPS)/extra-examples
 	@$(BIN)/python $(PROGRAM)
 
 PROGRAM = $(if $(NAME),$(wildcard examples/$(NAME).py examples/$(NAME)_app.py))
+
+# What is published, as far as this Python goes. On Linux the wheel becomes one for any Linux.
+dist: $(PACKAGE) $(STAMPS)/extra-dist
+	@rm -rf dist build ybsmart.egg-info
+	@$(BIN)/python -m build -q --no-isolation --sdist
+	@tar xzf dist/*.tar.gz -C dist --one-top-level=tree --strip-components=1
+	@YBSMART_BUILD=python $(BIN)/python -m build -q --no-isolation --wheel --outdir dist dist/tree
+ifeq ($(MODE),c)
+	@YBSMART_BUILD=c $(BIN)/python -m build -q --no-isolation --wheel --outdir dist dist/tree
+	@ls dist/*-linux_*.whl >/dev/null 2>&1 || exit 0; \
+	export PATH="$(abspath $(BIN)):$$PATH" && \
+	auditwheel repair --strip -w dist dist/*-linux_*.whl && rm dist/*-linux_*.whl
+endif
+	@rm -rf dist/tree ybsmart.egg-info
+	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/check-wheel-contents dist/*.whl
+	@$(BIN)/python tests/packaging/fresh.py dist/*.whl
 
 bench: $(PACKAGE)
 	@$(BIN)/pytest bench $(ARGS)

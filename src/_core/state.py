@@ -252,15 +252,24 @@ class PoolState(Hooks):
         return list(self._slots)
 
     def _snapshot(self) -> dict[str, Any]:
-        """The numbers, for tests and messages; exact only of a pool at rest."""
+        """The numbers, for tests and messages; those of the shelves are exact only of a pool at
+        rest."""
+        with cython.critical_section(self):
+            total: cython.Py_ssize_t = self._total
+            idle: cython.Py_ssize_t = self._idle
+            lent: cython.Py_ssize_t = self._lent
+            connecting: cython.Py_ssize_t = self._connecting
+            waiting: cython.Py_ssize_t = self._waiting
+            closing: cython.bint = self._closing
+            shelves = self._shelves
         return {
-            "total": self._total,
-            "idle": self._idle,
-            "lent": self._lent,
-            "connecting": self._connecting,
-            "waiting": self._waiting,
-            "closing": self._closing,
-            "shelves": {shelf.key: (shelf.idle, shelf.lent) for shelf in self._shelves},
+            "total": total,
+            "idle": idle,
+            "lent": lent,
+            "connecting": connecting,
+            "waiting": waiting,
+            "closing": closing,
+            "shelves": {shelf.key: (shelf.idle, shelf.lent) for shelf in shelves},
         }
 
 

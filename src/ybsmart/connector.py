@@ -18,7 +18,7 @@ import psycopg
 from . import sweeper
 from ._core import pool as core
 from .faults import Fault, classify
-from .hygiene import close, must_be_idle
+from .hygiene import close, must_be_idle, settle
 from .pool_options import connect_arguments
 from .steering import NodesFull, steered_by
 
@@ -132,6 +132,7 @@ class Connector:
                 must_be_idle(conn, "configure")
             pool._stats.connected(time.monotonic() - started)
             pool._listeners.tell("connect", conn)
+            settle(conn)
         except BaseException:
             close(conn)
             raise

@@ -39,6 +39,16 @@ def must_be_idle(conn: psycopg.Connection[Any], hook: str) -> None:
         )
 
 
+def settle(conn: psycopg.Connection[Any]) -> None:
+    """End the transaction that listeners have left open: what they executed stays, as it would in
+    autocommit."""
+    status = conn.pgconn.transaction_status
+    if status == pq.TransactionStatus.INTRANS:
+        conn.commit()
+    elif status == pq.TransactionStatus.INERROR:
+        conn.rollback()
+
+
 def round_trip(conn: psycopg.Connection[Any]) -> None:
     """Return if the server answers; raise if not, and close if it is the time that is over.
     Executes an empty query, which leaves everything as it is."""

@@ -488,7 +488,8 @@ class ConnectionPool(PoolHooks, Generic[CT]):
 
         Events: `connect(conn)`, `acquire(conn)`, `release(error, conn)`, `error(error, conn)` for
         an idle connection that broke or a connect that failed (conn is None), and `remove(conn)`.
-        Called by the thread that causes the event; exceptions are logged and go no further.
+        What `connect` listeners execute is committed. Called by the thread that causes the event;
+        exceptions are logged and go no further.
         """
         if fn is None:
             return lambda listener: self.on(event, listener)

@@ -43,6 +43,21 @@ def test_the_first_request_connects_acquires_and_releases(pool: ConnectionPool) 
     assert pool.idle_count == 1
 
 
+@pytest.mark.parametrize("statement", ["SET datestyle = 'German'", "SELECT 1 / 0"])
+def test_what_a_connect_listener_executes_stays_and_leaves_nothing_open(
+    pool: ConnectionPool, statement: str
+) -> None:
+    pool.on("connect", lambda conn: conn.execute(statement))
+
+    style = pool.query("SHOW datestyle").scalar()
+    with pool.connection() as conn:
+        assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        assert conn.execute("SHOW datestyle").fetchone() == (style,)
+
+    assert style.startswith("German") == statement.startswith("SET")
+    assert pool.total_count == 1
+
+
 def test_an_idle_connection_is_acquired_without_connecting(pool: ConnectionPool) -> None:
     pool.query("SELECT 1")
     record = Record(pool)
