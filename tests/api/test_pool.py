@@ -96,15 +96,15 @@ def test_open_connections_are_even_over_the_nodes(cluster: LocalCluster, balance
 def test_requests_held_at_once_are_even_whatever_was_returned_last(
     cluster: LocalCluster, balanced: str
 ) -> None:
-    with ConnectionPool(balanced, max_size=12) as pool:
-        held = [pool.getconn() for _ in range(12)]
+    with ConnectionPool(balanced, max_size=30) as pool:
+        held = [pool.getconn() for _ in range(30)]
         for conn in sorted(held, key=lambda conn: conn.node.host):  # type: ignore[union-attr]
             pool.putconn(conn)
 
-        held = [pool.getconn() for _ in range(6)]
+        held = [pool.getconn() for _ in range(12)]
 
         hosts = Counter(conn.node.host for conn in held)  # type: ignore[union-attr]
-        assert sorted(hosts.values()) == [2, 2, 2]
+        assert sorted(hosts.values()) == [4, 4, 4]
         for conn in held:
             pool.putconn(conn)
 

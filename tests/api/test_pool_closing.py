@@ -54,6 +54,7 @@ def test_wait_with_connections_in_use_returns(balanced: str) -> None:
     with ConnectionPool(balanced, min_size=2) as pool:
         with pool.connection():
             pool.wait(10)
+            assert (pool.total_count, pool.idle_count) == (2, 1)
 
 
 def test_end_with_a_connect_under_way_serves_its_requester(balanced: str) -> None:

@@ -51,6 +51,7 @@ def test_somebody_who_only_waits_is_no_deadlock(balanced: str) -> None:
         pool.putconn(waiters[0].result())
         pool.putconn(waiters[1].result())
         pool.putconn(other)
+        assert pool.get_stats()["requests_rejected"] == 0
 
 
 def test_a_waiter_that_gives_up_leaves_the_order_of_the_others(balanced: str) -> None:
@@ -85,7 +86,9 @@ def test_without_time_an_idle_connection_is_lent_all_the_same(
     pool: ConnectionPool, timeout: float
 ) -> None:
     pool.query("SELECT 1")
-    pool.putconn(pool.getconn(timeout))
+    conn = pool.getconn(timeout)
+    assert pool.idle_count == 0
+    pool.putconn(conn)
 
 
 def test_five_thousand_waiters(balanced: str) -> None:
