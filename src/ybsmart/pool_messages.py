@@ -111,9 +111,9 @@ def not_lent(pool: PoolHooks, conn: Any) -> Exception:
         return TypeError(f"expected a connection of {pool.name!r}, not {type(conn).__name__}")
     origin = getattr(conn, "_pool", None)
     if origin is pool:
-        where = "only the block returns it that it is lent to"
+        why = "only the block returns it that it is lent to"
     elif origin is not None:
-        where = f"it comes from pool {origin.name!r}"
+        why = f"it comes from pool {origin.name!r}"
     else:
-        where = "it doesn't come from any pool"
-    return DoubleRelease(f"can't return connection to pool {pool.name!r}, {where}: {conn}")
+        why = "it doesn't come from any pool"
+    return DoubleRelease(f"can't return connection to pool {pool.name!r}, {why}: {conn}")

@@ -14,8 +14,6 @@ from tests.docs.pages import DOCS
 
 REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")
 DIRECTIVE = re.compile(r"^\.\. (?:auto|py:)(?:class|exception|function|data):: (\w+)", re.MULTILINE)
-# Public for the pool's own modules and for tests of the core, not for users.
-INNER = {"check_invariants", "numbers", "shelves", "slots", "snapshot"}
 
 
 def members_of(name: str) -> set[str]:
@@ -34,7 +32,7 @@ def test_every_name_is_there_once() -> None:
 
 @pytest.mark.parametrize("cls", [ybsmart.ConnectionPool, ybsmart.testing.LocalCluster])
 def test_every_method_is_there(cls: type) -> None:
-    public = {name for name in dir(cls) if not name.startswith("_")} - INNER
+    public = {name for name in dir(cls) if not name.startswith("_")}
 
     assert members_of(cls.__name__) == public
 
