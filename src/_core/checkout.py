@@ -35,7 +35,8 @@ class Checkout:
     _loan: cython.longlong
 
     def __init__(self, pool: PoolLoans, timeout: object, settle: cython.bint) -> None:
-        """`settle`: commit or roll back at the end, as a psycopg connection's own block does."""
+        """`settle`: commit or roll back at the end, as a psycopg connection's own block does. If
+        not, the block is the shell's own, and gets a connection that it has altered as it is."""
         self._pool = pool
         self._timeout = timeout
         self._settle = settle
@@ -54,7 +55,7 @@ class Checkout:
             slot = pool._slot_of(conn)
         else:
             slot = pool._find(self._timeout)
-            conn = pool._lend(slot)
+            conn = pool._lend(slot, not self._settle)
         slot._in_block = True
         self._slot = slot
         self._loan = slot._loan

@@ -57,6 +57,10 @@ class Hooks:
         a while; return the time-out that is left, or raise."""
         raise NotImplementedError
 
+    def _restore(self, conn: Any) -> None:
+        """Undo what the shell has altered for its own use, and say so to the slot."""
+        raise NotImplementedError
+
     def _failed_with(self, conn: Any, error: Any) -> None:
         """The block that a connection was lent to has ended with an error."""
         raise NotImplementedError

@@ -31,7 +31,7 @@ class PoolLoans(PoolSweeping):
         """Lend a connection that passes the user's check, if there is one."""
         started: cython.double = monotonic() if self._vetting else 0.0
         slot: Slot = self._find(timeout)
-        conn: object = self._lend(slot)
+        conn: object = self._lend(slot, False)
         if self._vetting:
             conn = self._first_vetted(slot, conn, timeout, started)
         return conn
@@ -65,16 +65,19 @@ class PoolLoans(PoolSweeping):
             failures += 1
             self._uncount_request()
             slot = self._find(left)
-            conn = self._lend(slot)
+            conn = self._lend(slot, False)
 
     @cython.cfunc
-    def _lend(self, slot: Slot) -> object:
-        """Hand the connection itself to the caller, who alone has the slot."""
+    def _lend(self, slot: Slot, as_it_is: cython.bint) -> object:
+        """Hand the connection itself to the caller, who alone has the slot. `as_it_is`: it need
+        not be restored, because the shell is the caller."""
         conn: object = slot._conn
         slot._conn = None
         slot._loan += 1
         slot._uses_left -= 1
         try:
+            if slot._altered and not as_it_is:
+                self._restore(conn)
             conn._pool = self  # type: ignore[attr-defined]
             if self._tracing:
                 self._trace(slot)

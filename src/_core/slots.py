@@ -87,6 +87,7 @@ class Slot:
     """
 
     __slots__ = (
+        "_altered",
         "_below",
         "_conn",
         "_fresh_until",
@@ -125,6 +126,7 @@ class Slot:
     _uses_left: cython.Py_ssize_t  # below zero: no limit
     _generation: cython.Py_ssize_t
     _loan: cython.longlong  # the number of the present or last one
+    _altered: cython.bint  # by the shell, for a use of its own: others get it restored
     _in_block: cython.bint  # lent through a `Checkout`
     _was_dropped: cython.bint  # its place was given away because its holder was collected
     _lent: cython.bint
@@ -153,6 +155,7 @@ class Slot:
         self._uses_left = uses_left
         self._generation = shelf._generation
         self._loan = 0
+        self._altered = False
         self._in_block = False
         self._was_dropped = False
         self._lent = False
@@ -192,6 +195,16 @@ class Slot:
         with cython.critical_section(self):
             # Swapped, so that what is replaced is let go of outside the section.
             self._note, note = note, self._note
+
+    @property
+    def altered(self) -> bool:
+        """Whether the shell has changed the connection's settings for a use of its own, and
+        `_restore` has to undo that before anybody else gets it."""
+        return self._altered
+
+    @altered.setter
+    def altered(self, altered: cython.bint) -> None:
+        self._altered = altered
 
     def _dropped(self, _: object) -> None:
         # Called by the garbage collector, so possibly inside a critical section of this very

@@ -83,6 +83,31 @@ def _within(timeout: float, steps: PQGen[T]) -> PQGen[T]:
         return stop.value  # type: ignore[no-any-return]
 
 
+def restore(conn: Any) -> None:
+    """Take a connection out of the autocommit that `query` has left it in, if it has; or close it.
+
+    No round trip, unless it is in a transaction: the server knows nothing of autocommit.
+    """
+    slot = conn._ybsmart_slot
+    if not slot.altered:
+        return
+    try:
+        if conn.pgconn.transaction_status in IN_TRANSACTION:
+            conn.rollback()
+        if not conn.closed:
+            conn.autocommit = False
+    except Exception as exc:
+        logger.warning(
+            "closing a connection that could not be restored: %s: %s: %s",
+            conn,
+            type(exc).__name__,
+            exc,
+        )
+        if not conn.closed:  # or it would not count as broken
+            close(conn)
+    slot.altered = False
+
+
 def clean(conn: Any, reset_on_return: str | None, reset: Callable[[Any], None] | None) -> None:
     """Make a returned connection fit for the next user, or close it. It is fit if it is IDLE."""
     status = pq.TransactionStatus(conn.pgconn.transaction_status)

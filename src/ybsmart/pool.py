@@ -276,7 +276,8 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         another connection, when the first one breaks; for statements that may be repeated.
         Raises what executing it raises; the connection is kept for others if it is healthy.
         """
-        statements.must_be_query(query)
+        if not isinstance(query, str):
+            statements.must_be_query(query)
         attempts = 3 if retry else 1
         while True:
             attempts -= 1

@@ -155,6 +155,7 @@ class PoolHooks(core.PoolCore):
     def _passes(self, conn: Any, thorough: bool) -> bool:
         if not thorough:
             return is_alive(conn)
+        hygiene.restore(conn)
         try:
             self.check_connection(conn)
         except Exception as exc:
@@ -188,7 +189,11 @@ class PoolHooks(core.PoolCore):
         time.sleep(pause)
         return left - pause
 
+    def _restore(self, conn: Any) -> None:
+        hygiene.restore(conn)
+
     def _clean(self, conn: Any) -> bool:
+        hygiene.restore(conn)
         status = conn.pgconn.transaction_status
         if status in IN_TRANSACTION and self.reset_on_return == "rollback":
             self._stats.count("returns_rolled_back")
@@ -207,7 +212,11 @@ class PoolHooks(core.PoolCore):
             self._stats.count("connections_lost")
         conn.removal_reason = reason
         try:
-            hygiene.close(conn)
+            try:
+                if conn.pgconn.transaction_status == IDLE:
+                    hygiene.restore(conn)
+            finally:
+                hygiene.close(conn)
         except Exception as exc:
             logger.warning("%s: closing a connection failed: %s", self.name, exc)
 
@@ -224,6 +233,8 @@ class PoolHooks(core.PoolCore):
             self._suspect(conn)
 
     def _notify(self, event: str, conn: Any, about: Any) -> None:
+        if event != "remove":
+            hygiene.restore(conn)
         if event == "release":
             self._listeners.tell("release", about, conn)
             return

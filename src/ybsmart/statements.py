@@ -1,19 +1,22 @@
 """One statement in autocommit, on a connection that is borrowed for it.
 
-Leaves the connection as it found it, or closed: never in autocommit or in a transaction that the
-next user would inherit.
+Leaves it in autocommit, as the next borrower often wants the same; its slot says so, and
+`hygiene.restore` undoes it for all others.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from psycopg.abc import Params, Query
 from psycopg.rows import RowFactory
 
-from .hygiene import IDLE, IN_TRANSACTION, close
-from .result import Result
+from .hygiene import close
+from .result import Result, result_of
+
+_cursor = psycopg.Connection.cursor
 
 
 def must_be_query(query: object) -> None:
@@ -35,25 +38,21 @@ def execute(
     close_on_error: bool,
 ) -> Result[Any]:
     """Execute it and return all of its result."""
-    autocommit = conn.autocommit
-    if not autocommit:
+    if not conn.autocommit:
+        # First, so that it is undone whatever happens between the two.
+        conn._ybsmart_slot.altered = True
         conn.autocommit = True
     try:
-        cursor = conn.cursor(row_factory=row_factory) if row_factory else conn.cursor()
+        if type(conn).cursor is _cursor:
+            # What that does, without its name for a cursor on the server's side.
+            cursor = conn.cursor_factory(conn, row_factory=row_factory or conn.row_factory)
+        elif row_factory:
+            cursor = conn.cursor(row_factory=row_factory)
+        else:
+            cursor = conn.cursor()
         cursor.execute(query, params)
-        rows = cursor.fetchall() if cursor.description else []
-        return Result(rows, cursor.rowcount, cursor.description, cursor.statusmessage)
+        return result_of(cursor, conn.pgconn)
     except BaseException:
         if close_on_error:
             close(conn)
         raise
-    finally:
-        if not autocommit and not conn.closed:
-            # A statement such as BEGIN leaves a transaction open, and the next user must not
-            # find the connection in autocommit.
-            if conn.pgconn.transaction_status in IN_TRANSACTION:
-                conn.rollback()
-            if conn.pgconn.transaction_status == IDLE:
-                conn.autocommit = False
-            else:
-                close(conn)
