@@ -11,7 +11,11 @@ import sys
 
 from setuptools import setup
 
-SOURCES = {"hosts": "src/_core/hosts.py", "pool": "src/_core/pool.pyx"}
+SOURCES = {
+    "hosts": "src/_core/hosts.py",
+    "parking": "src/_core/parking.pyx",
+    "pool": "src/_core/pool.pyx",
+}
 
 DIRECTIVES = {
     "language_level": 3,

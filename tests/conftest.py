@@ -89,11 +89,12 @@ class Core:
 
     name: str
     hosts: ModuleType
+    parking: ModuleType
     pool: ModuleType
 
     @property
     def modules(self) -> tuple[ModuleType, ...]:
-        return (self.hosts, self.pool)
+        return (self.hosts, self.parking, self.pool)
 
 
 def load_core(name: str) -> Core:

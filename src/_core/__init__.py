@@ -1,9 +1,11 @@
 """The core: hosts and their counts; connections, waiters and the state of a pool.
 
-It decides and never does I/O, waits, logs or calls user code. Each module is written once, in
-Cython's pure-Python mode: `ybsmart._core.<name>` is the source itself, `ybsmart._core._c.<name>`
-the same compiled; the parts that the pool is made of are compiled with it. This file chooses one of
-the two, once, when it is imported.
+It decides and never does I/O, waits, logs or calls user code. What the shell's threads sleep on,
+`parking`, is here only because it has to be compiled; nothing else here knows it.
+
+Each module is written once, in Cython's pure-Python mode: `ybsmart._core.<name>` is the source
+itself, `ybsmart._core._c.<name>` the same compiled; the parts that the pool is made of are compiled
+with it. This file chooses one of the two, once, when it is imported.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import hosts, pool
+    from . import hosts, parking, pool
 
-MODULES = ("hosts", "pool")
+MODULES = ("hosts", "parking", "pool")
 
 
 def _choose() -> str:
@@ -46,6 +48,6 @@ IMPL = _choose()
 
 if not TYPE_CHECKING:
     _package = f"{__name__}._c" if IMPL == "c" else __name__
-    hosts, pool = (import_module(f"{_package}.{name}") for name in MODULES)
+    hosts, parking, pool = (import_module(f"{_package}.{name}") for name in MODULES)
 
-__all__ = ["IMPL", "hosts", "pool"]
+__all__ = ["IMPL", "hosts", "parking", "pool"]

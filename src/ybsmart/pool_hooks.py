@@ -16,6 +16,7 @@ import psycopg
 from psycopg import pq
 
 from . import forks, hygiene, leaks, pool_messages
+from ._core import parking
 from ._core import pool as core
 from .connector import Backoff, Connector, without_traceback
 from .events import Listeners
@@ -99,9 +100,7 @@ class PoolHooks(core.PoolCore):
             raise pool_messages.timed_out(self, 0) from self._cause()
         if self.min_size and not self._is_refilling():
             self._refill(True)
-        # Looked up now, and not when this module was imported: gevent may have replaced it.
-        lock = threading.Lock()
-        lock.acquire()
+        lock = parking.held_lock()
         return core.Waiter(lock.release, lock)
 
     def _sleep(self, waiter: core.Waiter, timeout: float | None) -> None:

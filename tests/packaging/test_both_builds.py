@@ -87,6 +87,7 @@ def test_both_builds_have_the_same_classes(c: Core, python: Core) -> None:
 
 def test_public_names_signatures_and_docstrings_are_equal(c: Core, python: Core) -> None:
     assert describe(c.hosts) == describe(python.hosts)
+    assert describe_name(c.parking, "held_lock") == describe_name(python.parking, "held_lock")
     for name in c.pool.__all__:
         assert describe_name(c.pool, name) == describe_name(python.pool, name)
 
