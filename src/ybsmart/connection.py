@@ -16,7 +16,7 @@ from psycopg.abc import AdaptContext, ConnParam
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import AsyncRowFactory, BaseRowFactory, Row, RowFactory
 
-from . import registry
+from . import malformed, registry
 from ._core import hosts
 from .candidates import NodeSource
 from .cluster import Cluster, NodeInfo
@@ -129,7 +129,13 @@ class Connection(_OnNode, psycopg.Connection[Row]):
             "cursor_factory": cursor_factory,
         }
         if not request.balanced:
-            return super().connect(request.conninfo, **options | request.libpq)
+            try:
+                return super().connect(request.conninfo, **options | request.libpq)
+            except (psycopg.ProgrammingError, psycopg.OperationalError) as exc:
+                error = malformed.without_values(exc)
+                if error is exc:
+                    raise
+            raise error
         deadline = time.monotonic() + request.timeout
         cluster = registry.find(request, deadline)
         if cluster is None:
@@ -220,7 +226,13 @@ class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
             "cursor_factory": cursor_factory,
         }
         if not request.balanced:
-            return await super().connect(request.conninfo, **options | request.libpq)
+            try:
+                return await super().connect(request.conninfo, **options | request.libpq)
+            except (psycopg.ProgrammingError, psycopg.OperationalError) as exc:
+                error = malformed.without_values(exc)
+                if error is exc:
+                    raise
+            raise error
         deadline = time.monotonic() + request.timeout
         cluster = await registry.find_async(request, deadline)
         if cluster is None:

@@ -563,9 +563,12 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         return sum(shelf.lent for shelf in self._list_shelves() if shelf.key == key)
 
     def __repr__(self) -> str:
-        state = " closed" if self.closed else ""
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{kind} {self.name!r}{state} {pool_messages.state(self)}>"
+        try:
+            state = " closed" if self.closed else ""
+            return f"<{kind} {self.name!r}{state} {pool_messages.state(self)}>"
+        except AttributeError:  # a debugger looks at one whose constructor has failed
+            return f"<{kind} that could not be made>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a connection pool cannot be pickled: make one in each process")

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias, get_origin
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict
 
+from . import malformed
 from .params import split
 
 RESETS = ("rollback", "discard", None)
@@ -98,7 +98,7 @@ def connect_arguments(
     if not isinstance(text, str):
         raise TypeError(f"conninfo: expected a string, not {type(text).__name__}")
     _, rest, _ = split(text, options)
-    given = conninfo_to_dict(rest).keys() | options.keys()
+    given = malformed.read(rest, {}).keys() | options.keys()
     if connect_timeout is not None and "connect_timeout" not in given:
         options["connect_timeout"] = max(1, round(connect_timeout))
     # What a service file says is not known here, and these would take precedence.

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
+from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 
+from . import malformed
 from .dialing import Target
 from .params import ENVIRONMENT, Properties, split
 from .waiting import is_address
@@ -44,10 +45,13 @@ class Contact(NamedTuple):
 
         return cls(value("host"), value("hostaddr"), value("port"), value("service"))
 
+    def __repr__(self) -> str:
+        return "<Contact>"  # in a URI that is cut at the wrong place, it has part of the password
+
     def targets(self) -> list[Target]:
         """The hosts one by one; libpq's defaults where it names none.
 
-        Raises `psycopg.ProgrammingError` if the lists have different lengths.
+        Raises `psycopg.ProgrammingError` if the lists have different lengths, or make no sense.
         """
         names, addresses = self.host.split(","), self.hostaddr.split(",")
         ports = self.port.split(",")
@@ -57,6 +61,8 @@ class Contact(NamedTuple):
                 f"{len(names)} in host, {len(addresses)} in hostaddr, {len(ports)} in port: give "
                 "as many ports as hosts, or one for all"
             )
+        if not all(map(malformed.is_host, names)) or not all(map(malformed.is_port, ports)):
+            raise psycopg.ProgrammingError(malformed.NONSENSE)
         if self.host == self.hostaddr == "":
             return [Target("", "", self.port)]
         return [
@@ -84,7 +90,7 @@ class Request:
         self.balanced = self.properties.load_balance
         if not self.balanced:
             return
-        self.params: dict[str, Any] = conninfo_to_dict(self.conninfo, **self.libpq)
+        self.params: dict[str, Any] = malformed.read(self.conninfo, self.libpq)
         self.contact = Contact.of(self.params)
         self.targets = self.contact.targets()
         self.names = self.contact.names()
