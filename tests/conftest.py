@@ -22,6 +22,11 @@ from ybsmart._core import MODULES
 
 IMPLS = ("c", "python")
 
+GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+# For `gc.set_threshold`: collect as often as is bearable. Without the GIL each collection goes
+# through all that the session has made, not just what is new.
+EAGER = 1 if GIL else 500
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -40,13 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     impl = config.option.impl
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     tested = ", ".join(
         (
             f"ybsmart {ybsmart.__version__} ({ybsmart.__impl__})",
             f"core: {'c and python' if impl == 'all' else f'{impl} only'}",
             f"{platform.python_implementation()} {platform.python_version()}",
-            f"GIL {'on' if gil else 'off'}",
+            f"GIL {'on' if GIL else 'off'}",
             f"--hypothesis-seed={config.option.hypothesis_seed}",
         )
     )

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.api.support import in_threads, until
+from tests.conftest import EAGER
 from ybsmart import ConnectionPool, PoolDeadlock
 
 # The garbage collector
@@ -35,7 +36,7 @@ class Returns:
 @pytest.fixture
 def frantic_collector() -> Iterator[None]:
     thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
-    gc.set_threshold(1)
+    gc.set_threshold(EAGER)
     sys.setswitchinterval(1e-6)
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 
-from tests.conftest import IMPLS, load_core, parts_of
+from tests.conftest import EAGER, IMPLS, load_core, parts_of
 from tests.core.shell import make_shell
 
 # A run is repeated with the seed that the header shows, so no database of failures is kept.
@@ -90,7 +90,7 @@ def eager_gc() -> Iterator[None]:
     gc.collect()
     gc.freeze()
     threshold = gc.get_threshold()
-    gc.set_threshold(1)
+    gc.set_threshold(EAGER)
     yield
     gc.set_threshold(*threshold)
     gc.unfreeze()

@@ -13,12 +13,14 @@ from functools import cache
 from itertools import repeat
 from typing import Any, ClassVar
 
+from tests.conftest import GIL
+
 IDLE = 0
 IN_TRANSACTION = 2
 NEVER = 1e9  # seconds of idleness that no test reaches
 # Seconds after which an actor is taken to be in a deadlock. Without the GIL, each run of the
 # garbage collector goes through all that the session has made, and some tests run it often.
-STUCK = 5.0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 60.0
+STUCK = 5.0 if GIL else 60.0
 
 
 class Closed(Exception):
