@@ -41,6 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the table into bench/README.md and the picture into docs",
     )
+    group.addoption(
+        "--publish-figures",
+        action="store_true",
+        help="write the figures to reach into the section of this Python in bench/README.md",
+    )
     for name, what in (
         ("yugabytedb-python", "an interpreter with psycopg-yugabytedb[binary]"),
         ("free-threaded-python", "a free-threaded interpreter with ybsmart"),
@@ -252,8 +257,13 @@ def pytest_terminal_summary(
     terminalreporter.write_line(
         f"Measured in {sum(suite.seconds.values()):.0f} s; also in {RESULTS.name}/."
     )
+    page = ROOT / "bench" / "README.md"
+    if config.option.publish_figures:
+        brief = report.markdown(suite.results, suite.where(), brief=True)
+        version = "{}.{}".format(*sys.version_info) + getattr(sys, "abiflags", "")
+        report.publish(brief, f"figures, Python {version}", page)
     if config.option.publish:
-        report.publish(markdown, ROOT / "bench" / "README.md")
+        report.publish(markdown, "table", page)
         (ROOT / "docs").mkdir(exist_ok=True)
         (ROOT / "docs" / "benchmarks.svg").write_text(drawing)
 

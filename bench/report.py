@@ -11,7 +11,8 @@ from bench.cases import CASES, LABELS, TIMES, Case, Target
 from bench.measure import Samples
 
 Results = Mapping[str, Samples]
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+# What is between such marks in bench/README.md is generated.
+MARKS = ("<!-- {}: begin -->", "<!-- {}: end -->")
 
 HEADS = {
     "time": "time",
@@ -184,11 +185,14 @@ def _width(cell: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in cell)
 
 
-def markdown(results: Results, where: Mapping[str, str]) -> str:
+def markdown(results: Results, where: Mapping[str, str], *, brief: bool = False) -> str:
+    """The table; `brief`: of the figures to reach alone."""
     parts = ["; ".join(f"{key}: {value}" for key, value in where.items()) + "."]
     rows = target_rows(results)
     if len(rows) > 1:
         parts.append(_markdown_table(rows, left=2))
+    if brief:
+        return "\n\n".join(parts) + "\n"
     for case, samples in _measured(results):
         parts.append(f"### {case.title}")
         parts.append(_markdown_table(case_rows(case, samples), left=1))
@@ -200,10 +204,11 @@ def _markdown_table(rows: list[list[str]], left: int) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
 
 
-def publish(table: str, path: Path) -> None:
-    """Put the table between the marks in a file."""
-    before, _, rest = path.read_text().partition(BEGIN)
-    _, found, after = rest.partition(END)
+def publish(table: str, name: str, path: Path) -> None:
+    """Put a table between the marks with its name in a file."""
+    begin, end = (mark.format(name) for mark in MARKS)
+    before, _, rest = path.read_text().partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise ValueError(f"{path} has no place for the table")
-    path.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
+        raise ValueError(f"{path} has no place for the table: no {begin} with {end} after it")
+    path.write_text(f"{before}{begin}\n{table}{end}{after}")
