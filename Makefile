@@ -60,7 +60,7 @@ check: $(PACKAGE)
 	@$(BIN)/mypy --strict --config-file= --cache-dir=.mypy_cache/users tests/typing  # as users do
 
 # Tests that do not depend on what YBSMART_IMPL says, or take both builds by themselves.
-ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/examples \
+ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/examples tests/faults \
 	tests/processes/test_servers.py tests/security
 
 # Twice, because the package runs on either core: first what goes through its interface, on the

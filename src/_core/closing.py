@@ -17,9 +17,11 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
     from .openings import Opening, PoolOpenings
     from .slots import Slot
 
-# Why a connection is closed: what `_unfit` finds, as indices.
-REASONS = ("", "closed", "lifetime", "uses", "resize", "idle", "evict", "drain")
-_CLOSED, _LIFETIME, _USES, _RESIZE, _IDLE, _EVICT = 1, 2, 3, 4, 5, 6
+# Why a connection is closed, as indices: what `_unfit` finds, and more.
+REASONS = (
+    "", "closed", "lifetime", "uses", "resize", "idle", "rebalance", "evict", "drain", "silent"
+)  # fmt: skip
+_CLOSED, _LIFETIME, _USES, _RESIZE, _IDLE, _REBALANCE, _EVICT = 1, 2, 3, 4, 5, 6, 7
 
 
 @cython.cclass
@@ -55,18 +57,20 @@ class PoolClosing(PoolOpenings):
             self._close_conn(conn, reason)
         finally:
             try:
-                self._removed(slot)
+                if not self._removed(slot) and reason == "rebalance":
+                    self._replace()
             finally:
                 self._notify("remove", conn, reason)
                 self._report()
         return None
 
     @cython.cfunc
-    def _removed(self, slot: Slot) -> object:
-        """A retired connection is closed: its place is free, for the first waiter."""
+    def _removed(self, slot: Slot) -> cython.bint:
+        """A retired connection is closed: its place is free, for the first waiter. Whether that
+        has something opened."""
         spare: Opening = Opening()
         following: Opening
-        slot._watch = None  # ends the cycle through its callback
+        slot._unwatch()
         with cython.critical_section(self):
             # First, because the set has a section of its own, which may give way to others.
             self._slots.discard(slot)
@@ -76,7 +80,7 @@ class PoolClosing(PoolOpenings):
             following = self._next_opening(spare)
         self._begin(following)
         self._see_to_retry()
-        return None
+        return following is not None
 
     @cython.cfunc
     def _collect_leaked(self) -> object:

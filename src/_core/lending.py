@@ -15,7 +15,7 @@ else:
 
 if not cython.compiled:  # else all are in one module, see pool.pyx
     from ._shim import monotonic
-    from .closing import _IDLE, REASONS, PoolClosing
+    from .closing import _IDLE, _REBALANCE, REASONS, PoolClosing
     from .openings import Opening
     from .slots import Shelf, Slot
     from .waiters import Waiter
@@ -139,6 +139,9 @@ class PoolLending(PoolClosing):
                 self._last_return = now
                 self._count_use(slot, now)
             reason = self._unfit(slot, now)
+            if reason == 0 and slot._shelf._sheds:
+                slot._shelf._sheds = False
+                reason = _REBALANCE
             if reason == 0:
                 slot._conn = conn
                 if self._waiting:

@@ -114,6 +114,11 @@ class PoolOpenings(PoolState):
             return None  # type: ignore[return-value]
         if now >= self._squeezed_until:
             self._squeezed_until = 0.0
+        return self._start_opening(spare, now)
+
+    @cython.cfunc
+    def _start_opening(self, spare: Opening, now: cython.double) -> Opening:
+        """Count one that is being opened. Caller holds the section."""
         self._last_opening = now
         self._connecting += 1
         self._total += 1
@@ -123,6 +128,23 @@ class PoolOpenings(PoolState):
         spare._next = self._openings
         self._openings = spare
         return spare
+
+    @cython.cfunc
+    def _replace(self) -> object:
+        """Open a connection in the stead of one that was closed, although nobody waits for it."""
+        spare: Opening = Opening()
+        opening: Opening = None  # type: ignore[assignment]
+        now: cython.double = monotonic()
+        with cython.critical_section(self):
+            if (
+                not self._closing
+                and self._connecting < self._connect_limit
+                and self._total < self._max_size
+                and now >= self._may_open_from()
+            ):
+                opening = self._start_opening(spare, now)
+        self._begin(opening)
+        return None
 
     @cython.cfunc
     def _lacks(self) -> cython.bint:

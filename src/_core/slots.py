@@ -29,6 +29,7 @@ class Shelf:
         "_key",
         "_label",
         "_lent",
+        "_sheds",
         "_suspect_since",
         "_top",
     )
@@ -42,6 +43,7 @@ class Shelf:
     _lent: cython.Py_ssize_t
     _generation: cython.Py_ssize_t  # connections of an earlier one are closed when they come back
     _evicted_as: cython.int  # why those are: an index into REASONS
+    _sheds: cython.bint  # the next one that comes back is closed, for another node
     _suspect_since: cython.double
 
     def __init__(self, key: str, label: str) -> None:
@@ -53,6 +55,7 @@ class Shelf:
         self._lent = 0
         self._generation = 0
         self._evicted_as = 0
+        self._sheds = False
         self._suspect_since = 0.0
 
     @property
@@ -164,6 +167,34 @@ class Slot:
     @property
     def shelf(self) -> Shelf:
         return self._shelf
+
+    @property
+    def conn(self) -> Any:
+        """The connection, whoever has it; None once it is collected or closed. Any thread may read
+        it."""
+        watch: Any
+        if not cython.compiled:
+            watch = self._watch
+        else:
+            with cython.critical_section(self):
+                watch = self._watch
+        return watch() if watch is not None else None
+
+    @cython.cfunc
+    def _unwatch(self) -> object:
+        """Hear of no collection any more; this ends the cycle through the callback."""
+        watch: object = None
+        if not cython.compiled:
+            self._watch = None
+        else:
+            with cython.critical_section(self):
+                self._watch, watch = watch, self._watch
+        return None
+
+    @property
+    def loan(self) -> int:
+        """The number of the present loan, or of the last."""
+        return self._loan
 
     @property
     def lent(self) -> bool:

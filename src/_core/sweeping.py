@@ -1,6 +1,7 @@
 """Idle connections that are closed without anybody asking for one.
 
-Decides: which are due by the clock, and which go with a node that is evicted.
+Decides: which are due by the clock, which go with a node that is evicted, and which one leaves a
+node that has too many.
 
 Never: looks at one or closes it. The shell does.
 """
@@ -39,7 +40,7 @@ class PoolSweeping(PoolQueueing):
 
     def _evict(self, key: str | None, reason: str) -> None:
         """Close all connections, or those of one node: the idle ones now, the others when they are
-        returned. `reason`: "evict" or "drain"; the last one holds."""
+        returned. `reason`: "evict", "drain" or "silent"; the last one holds."""
         shelf: Shelf
         evicted_as: cython.int = REASONS.index(reason)
         for shelf in self._list_shelves():
@@ -48,6 +49,20 @@ class PoolSweeping(PoolQueueing):
                     shelf._generation += 1
                     shelf._evicted_as = evicted_as
         self._sweep()
+
+    def _shed(self, key: str | None) -> None:
+        """Close one connection of that node and open another in its stead: the one that has been
+        idle the longest, or else the next one that is returned. None: no node is to lose any."""
+        shelf: Shelf
+        slot: Slot = None  # type: ignore[assignment]
+        for shelf in self._list_shelves():
+            with cython.critical_section(self):
+                shelf._sheds = False
+                if key is not None and shelf._key == key and not self._closing:
+                    slot = self._longest_idle(shelf)
+                    shelf._sheds = slot is None
+        if slot is not None:
+            self._retire(slot, slot._conn, "rebalance")
 
     def _sweep(self) -> int:
         """Close the idle connections that have been there long enough, the oldest first.

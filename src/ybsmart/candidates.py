@@ -288,6 +288,10 @@ class ProbeSource(_NodesSource):
         self._left = down
         self.dead: dict[hosts.Host, str] = {}
         """Those that are not, and why."""
+        self.silent: set[hosts.Host] = set()
+        """Those of them that have said nothing in all the time there was."""
+        self.mute: set[hosts.Host] = set()
+        """Those of them whose system has taken the connection, and whose server says nothing."""
 
     def next(self) -> Trial | None:
         return self._trial(self._left.pop(), 0.0) if self._left else None
@@ -302,6 +306,10 @@ class ProbeSource(_NodesSource):
         assert isinstance(trial, NodeTrial)
         if fault in (Fault.NODE, Fault.DOUBTFUL):
             self.dead[trial.host] = printable(str(error))
+            if isinstance(error, errors.ConnectionTimeout):
+                self.silent.add(trial.host)
+                if trial.reached:
+                    self.mute.add(trial.host)
         else:
             # It has answered; that the credentials may be out of date is not its fault.
             self._cluster.answered(trial.host, None, None)

@@ -21,7 +21,7 @@ from ._core import hosts
 from .candidates import NodeSource
 from .cluster import Cluster, NodeInfo
 from .dialing import dial
-from .request import request_of
+from .request import Request, request_of
 from .waiting import run, run_async
 
 if sys.version_info >= (3, 11):
@@ -37,6 +37,7 @@ class _OnNode:
 
     _lease: hosts.Lease | None = None
     _cluster: Cluster | None = None
+    _request: Request | None = None
 
     @property
     def node(self) -> NodeInfo | None:
@@ -143,7 +144,7 @@ class Connection(_OnNode, psycopg.Connection[Row]):
         source = NodeSource(cluster, request)
         try:
             pgconn = run(dial(source, deadline))
-            conn: Self = _adopt(cls, pgconn, source, cluster, options)
+            conn: Self = _adopt(cls, pgconn, source, cluster, request, options)
         except BaseException:
             source.give_back()
             raise
@@ -240,7 +241,7 @@ class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
         source = NodeSource(cluster, request)
         try:
             pgconn = await run_async(dial(source, deadline))
-            conn: Self = _adopt(cls, pgconn, source, cluster, options)
+            conn: Self = _adopt(cls, pgconn, source, cluster, request, options)
         except BaseException:
             source.give_back()
             raise
@@ -259,6 +260,7 @@ def _adopt(
     pgconn: pq.abc.PGconn,
     source: NodeSource,
     cluster: Cluster,
+    request: Request,
     options: dict[str, Any],
 ) -> Any:
     """A connection object for what has been dialled, with its options: as psycopg's connect."""
@@ -278,4 +280,5 @@ def _adopt(
     if source.lease is not None:
         conn._lease = source.lease
         conn._cluster = cluster
+        conn._request = request
     return conn

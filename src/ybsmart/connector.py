@@ -24,6 +24,7 @@ from .steering import NodesFull, steered_by
 
 if TYPE_CHECKING:
     from .pool_hooks import PoolHooks
+    from .tending import Tending
 
 logger = logging.getLogger("ybsmart.pool")
 
@@ -97,6 +98,7 @@ class Connector:
                 try:
                     pool._backoff.succeeded()
                     key, label = _node_of(conn)
+                    _tell(pool._tending, conn)
                     sweeper.watch(pool)
                 except BaseException:
                     close(conn)
@@ -211,6 +213,13 @@ def _node_of(conn: psycopg.Connection[Any]) -> tuple[str, str]:
     if lease is not None:
         return lease.host.key, lease.host.info.address
     return "", f"{conn.info.host}:{conn.info.port}"
+
+
+def _tell(tending: Tending, conn: psycopg.Connection[Any]) -> None:
+    """By which cluster it came, if by any."""
+    cluster, request = getattr(conn, "_cluster", None), getattr(conn, "_request", None)
+    if cluster is not None and request is not None:
+        tending.came_by(cluster, request)
 
 
 def without_traceback(error: BaseException) -> BaseException:

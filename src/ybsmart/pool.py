@@ -40,6 +40,7 @@ from .pool_options import Conninfo, Kwargs
 from .result import Result
 from .stats import Stats, report
 from .steering import Cap
+from .tending import Tending
 
 if sys.version_info >= (3, 13):
     from typing import Self, TypeVar
@@ -100,6 +101,7 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         num_workers: int | None = None,
         lifo: bool = True,
         max_per_node: int | None = None,
+        rebalance: bool = True,
         open: bool | None = None,
         name: str | None = None,
         configure: Callable[[CT], None] | None = None,
@@ -133,6 +135,8 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         lifo: whether the connection returned last is lent first, among those of one node.
         max_per_node: connections to one node at most, those being opened included; when all nodes
             have that many, it is as if `max_size` were reached. With load balancing only.
+        rebalance: whether surplus idle connections are closed, a few per second, and reopened on
+            nodes that join, come back or are preferred; lent ones only once they are returned.
         open: True fills up to `min_size` now; False refuses requests until `open` is called; None
             fills up with the first request.
         configure: called with each new connection; check: with each before it is lent; reset: with
@@ -182,6 +186,7 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         self.discard_on_query_error = bool(discard_on_query_error)
         self.fail_fast = bool(fail_fast)
         self.close_returns = bool(close_returns)
+        self.rebalance = bool(rebalance)
         self.name = str(name) if name else f"pool-{next(_pool_numbers)}"
         check_.check_arguments(conninfo, kwargs, self.connect_timeout)
         super().__init__(
@@ -226,6 +231,7 @@ class ConnectionPool(PoolHooks, Generic[CT]):
         self._cap = Cap(self.max_per_node, self._count_on) if self.max_per_node else None
         self._removals: set[int] = set()  # of whose `remove` event nobody has been told yet
         self._backoff = Backoff()
+        self._tending = Tending()
         self._last_bad_check: BaseException | None = None
         self._progress = threading.Condition()  # told when somebody waits for the pool itself
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import pq
 
-from . import forks, hygiene, leaks, pool_messages
+from . import forks, hygiene, leaks, pool_messages, silence, sweeper
 from ._core import parking
 from ._core import pool as core
 from .connector import Backoff, Connector, without_traceback
@@ -25,6 +25,7 @@ from .liveness import any_has_news, is_alive
 from .pool_options import Conninfo
 from .stats import Stats
 from .steering import Cap
+from .tending import Tending
 
 if TYPE_CHECKING:
     from .pool_errors import PoolClosed
@@ -58,6 +59,8 @@ class PoolHooks(core.PoolCore):
     reset_on_return: str | None
     fail_fast: bool
     reconnect_timeout: float
+    max_per_node: int | None
+    rebalance: bool
     _configure: Callable[[Any], None] | None
     _check: Callable[[Any], None] | None
     _reset: Callable[[Any], None] | None
@@ -68,6 +71,7 @@ class PoolHooks(core.PoolCore):
     _opened_explicitly: bool
     _stats: Stats
     _backoff: Backoff
+    _tending: Tending
     _removals: set[int]
     _last_bad_check: BaseException | None
     _progress: threading.Condition
@@ -199,6 +203,7 @@ class PoolHooks(core.PoolCore):
         elif status == pq.TransactionStatus.UNKNOWN and conn.broken:
             # Whatever ended it may have ended the others on its node.
             self._suspect(conn)
+            sweeper.watch(self)  # to drop them all now
         hygiene.clean(conn, self.reset_on_return, self._reset)
         if conn.closed:
             self._stats.count("returns_bad")
@@ -209,6 +214,8 @@ class PoolHooks(core.PoolCore):
         self._stats.count(f"removed_{reason}")
         if reason in ("lost", "check"):
             self._stats.count("connections_lost")
+        if reason == "lost":
+            sweeper.watch(self)  # to drop its siblings now, too
         conn.removal_reason = reason
         try:
             try:
@@ -221,6 +228,8 @@ class PoolHooks(core.PoolCore):
 
     def _failed_with(self, conn: Any, error: BaseException) -> None:
         sqlstate = getattr(error, "sqlstate", None)
+        if sqlstate is None and isinstance(error, psycopg.OperationalError):
+            silence.explain(error, conn)
         if sqlstate is None or not isinstance(error, psycopg.Error):
             return
         if sqlstate in _NODE_IS_GOING or (
@@ -262,10 +271,11 @@ class PoolHooks(core.PoolCore):
         if any_has_news(self._idle_conns()):
             self._inspect(False)
         self._report_leaks()
+        wanted = self._tending.tend(self)
         if not self.total_count and not (self.min_size and self._is_refilling()):
             return None  # watched again with the next connection
         soonest = min(self.max_idle / 4, self.max_lifetime / 10, self._leak_threshold or 1e9)
-        return min(max(soonest, 0.02), 1.0)
+        return min(max(min(soonest, wanted or 1.0), 0.02), 1.0)
 
     def _trace(self, slot: core.Slot) -> None:
         leaks.note_place(slot)

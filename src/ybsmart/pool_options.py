@@ -76,11 +76,12 @@ Kwargs: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
 
 
 # Without these a connection whose other end is gone without a word (a machine that lost power, a
-# firewall that forgot it) is found out after two hours of idleness, or 15 minutes into a query.
+# firewall that forgot it) is found out after two hours of idleness, or 15 minutes into a query. The
+# first probe comes early, as a sign to `silence.py` that the other end may be gone.
 _TCP = {
-    "keepalives_idle": 30,  # seconds
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
+    "keepalives_idle": 5,  # seconds
+    "keepalives_interval": 5,
+    "keepalives_count": 5,
     "tcp_user_timeout": 30_000,  # milliseconds for what was sent to be acknowledged
 }
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 REMOVAL_REASONS = (
-    "idle", "lifetime", "uses", "lost", "error", "check", "evict", "drain", "resize", "discard",
-    "leak", "closed",
+    "idle", "lifetime", "uses", "lost", "error", "check", "evict", "drain", "silent", "rebalance",
+    "resize", "discard", "leak", "closed",
 )  # fmt: skip
 
 

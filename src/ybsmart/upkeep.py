@@ -127,6 +127,8 @@ class _Outage:
         self.due = now + wait  # time of the next look
         self.wait = delay  # seconds from there to the one after it
         self.error = error
+        self.silent = False  # at the last look
+        self.mute = False  # likewise, although its system has taken the connection
 
 
 class Upkeep:
@@ -250,6 +252,17 @@ class Upkeep:
     def is_watching(self, host: hosts.Host) -> bool:
         return host in self._outages
 
+    def is_silent(self, host: hosts.Host) -> bool:
+        """Whether it said nothing when it was looked at."""
+        outage = self._outages.get(host)
+        return outage is not None and outage.silent
+
+    def is_mute(self, host: hosts.Host) -> bool:
+        """Whether it did so although its system had taken the connection: what it has not answered
+        so far will hardly be answered, and the network will never say so."""
+        outage = self._outages.get(host)
+        return outage is not None and outage.mute
+
     def is_watching_any(self) -> bool:
         return bool(self._outages)
 
@@ -289,6 +302,8 @@ class Upkeep:
         cluster = self._cluster_ref()
         request = cluster.request if cluster is not None else None
         dead: dict[hosts.Host, str] = {}
+        silent: set[hosts.Host] = set()
+        mute: set[hosts.Host] = set()
         if cluster is not None and request is not None:
             source = ProbeSource(cluster, request, list(due))
             try:
@@ -297,7 +312,7 @@ class Upkeep:
                 pass  # as always: a probe has no winner
             except Exception:
                 logger.exception("looking at nodes that are down failed")
-            dead = source.dead
+            dead, silent, mute = source.dead, source.silent, source.mute
         with self._lock:
             now = time.monotonic()
             for host in due:
@@ -305,8 +320,9 @@ class Upkeep:
                 if outage is None:
                     continue
                 outage.error = dead.get(host, outage.error)
+                outage.silent, outage.mute = host in silent, host in mute
                 outage.due = now + outage.wait * random.uniform(0.9, 1.1)
-                outage.wait = min(2 * outage.wait, 4 * outage.delay)
+                outage.wait = min(2 * outage.wait, 2 * outage.delay)
                 self._pass_over(host, outage)
 
 

@@ -29,7 +29,7 @@ def test_pooled_connections_notice_in_seconds_that_the_other_end_is_gone(
 ) -> None:
     for conninfo in (balanced, cluster.conninfo()):
         with ConnectionPool(conninfo) as pool, pool.connection() as conn:
-            assert tcp_options(conn) == (30, 10, 3, 30_000)
+            assert tcp_options(conn) == (5, 5, 5, 30_000)
     with psycopg.connect(cluster.conninfo()) as plain:
         assert tcp_options(plain)[3] == 0
 
@@ -40,7 +40,7 @@ def test_what_the_user_says_about_tcp_goes(balanced: str) -> None:
         ConnectionPool(f"{balanced}&tcp_user_timeout=7000", kwargs={"keepalives_idle": 11}) as pool,
         pool.connection() as conn,
     ):
-        assert tcp_options(conn) == (11, 10, 3, 7000)
+        assert tcp_options(conn) == (11, 5, 5, 7000)
 
 
 @on_linux

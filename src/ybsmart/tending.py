@@ -1,0 +1,182 @@
+"""What a pool does about its nodes by the clock: those that leave, fall silent, join or return.
+
+Part of tidying up, so by the sweeper's thread; the pool works as well without it, only not as
+evenly. Decides with `rebalancing.py` what moves, and from the cluster's knowledge what has to go.
+Connects to nothing itself, and never touches a connection that somebody uses, unless its server has
+fallen silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from . import silence
+from ._core import hosts
+from ._core import pool as core
+from .rebalancing import PAUSE, NodeLoad, Pace, surplus
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .pool_hooks import PoolHooks
+    from .request import Request
+
+logger = logging.getLogger("ybsmart.pool")
+
+# In seconds.
+LEAST_REFRESH = 1.0  # between looks at the node list
+SUSPICIOUS = 0.5  # without a byte from the node, while a connection to it waits
+HOPELESS = 5.0  # likewise, after which the wait is ended if the node is found to be mute
+FIRST_LOOK, LAST_LOOK = 2.0, 30.0  # between looks at a node that only takes its time
+
+
+class Tending:
+    """One pool's. Its fields are used by one thread at a time, the sweeper's."""
+
+    def __init__(self) -> None:
+        self._source: tuple[Cluster, Request] | None = None  # of the pool's connections, the latest
+        self._drained: set[str] = set()
+        self._waits = silence.Watch()
+        self._looks: dict[str, tuple[float, float]] = {}  # by node: not before, and pause after it
+        self._places: set[str] = set()  # nodes that new connections may go to
+        self._uneven = False  # a place has been added since all was well
+        self._pace = Pace()
+
+    def came_by(self, cluster: Cluster, request: Request) -> None:
+        """The pool has a new connection. Called by any thread."""
+        self._source = (cluster, request)
+
+    def tend(self, pool: PoolHooks) -> float | None:
+        """Do what is due; return in how many seconds to come again at the latest."""
+        source = self._source
+        if source is None:
+            return None
+        cluster, request = source
+        interval = max(request.properties.refresh_interval, LEAST_REFRESH)
+        cluster.upkeep.refresh_if_due(interval, request)
+        nodes = {host.key: host for host in cluster.table.hosts()}
+        self._drain(pool, nodes)
+        soonest = [
+            self._listen(pool, cluster, request, nodes),
+            self._rebalance(pool, cluster, request, nodes),
+        ]
+        return min((pause for pause in soonest if pause is not None), default=None)
+
+    def _drain(self, pool: PoolHooks, nodes: dict[str, hosts.Host]) -> None:
+        """Nodes that are no longer listed: their connections go, the lent ones when returned."""
+        gone = {key for key, host in nodes.items() if not host.listed}
+        for shelf in pool._list_shelves():
+            if shelf.key in gone - self._drained and shelf.idle + shelf.lent:
+                logger.info("%s: %s has left the cluster", pool.name, shelf.label)
+                pool._evict(shelf.key, "drain")
+        self._drained = gone
+
+    # Silence
+
+    def _listen(
+        self, pool: PoolHooks, cluster: Cluster, request: Request, nodes: dict[str, hosts.Host]
+    ) -> float | None:
+        """Nodes that say nothing: have them looked at, and give up what waits for them."""
+        slots = pool._list_slots()
+        waits = self._waits.look(slots, SUSPICIOUS)
+        now = time.monotonic()
+        for shelf in pool._list_shelves():
+            host = nodes.get(shelf.key)
+            if host is None:
+                continue
+            if shelf.idle and cluster.upkeep.is_silent(host):
+                # All at once: each would cost a request its time.
+                logger.warning("%s: %s is silent", pool.name, shelf.label)
+                pool._evict(shelf.key, "silent")
+            waiting = {slot: wait for slot, wait in waits.items() if slot.shelf is shelf}
+            if not waiting:
+                self._looks.pop(shelf.key, None)
+            elif not cluster.upkeep.is_silent(host):
+                self._suspect(pool, cluster, request, host, waiting, now)
+            else:
+                mute = cluster.upkeep.is_mute(host)
+                for slot, wait in waiting.items():
+                    # A node that cannot be reached by new connections may yet work for the old.
+                    if now - wait.since >= HOPELESS and (mute or wait.unheard):
+                        self._give_up(pool, slot, now - wait.since)
+        return SUSPICIOUS if waits else None
+
+    def _suspect(
+        self,
+        pool: PoolHooks,
+        cluster: Cluster,
+        request: Request,
+        host: hosts.Host,
+        waiting: dict[core.Slot, silence.Wait],
+        now: float,
+    ) -> None:
+        """Connections wait for this node: is it there at all?"""
+        longest = now - min(wait.since for wait in waiting.values())
+        not_before, pause = self._looks.get(host.key, (0.0, FIRST_LOOK))
+        if longest < SUSPICIOUS or now < not_before or cluster.upkeep.is_watching(host):
+            return
+        others = [slot for slot in pool._list_slots() if slot.shelf.key == host.key]
+        if silence.last_heard(others) > now - SUSPICIOUS:
+            return  # it talks to others
+        self._looks[host.key] = (now + pause, min(2 * pause, LAST_LOOK))
+        delay = request.properties.failed_host_delay or LEAST_REFRESH
+        cluster.upkeep.watch(host, delay, "no answer", at_once=True, passed_over=False)
+
+    def _give_up(self, pool: PoolHooks, slot: core.Slot, seconds: float) -> None:
+        node = slot.shelf.label
+        reason = f"{node} has not answered for {seconds:.1f} s, nor does it let anybody in"
+        if self._waits.end(slot, reason):
+            logger.warning("%s: %s: closing a connection in use", pool.name, reason)
+
+    # Balance
+
+    def _rebalance(
+        self, pool: PoolHooks, cluster: Cluster, request: Request, nodes: dict[str, hosts.Host]
+    ) -> float | None:
+        """Once there are places that were not there before, move one connection after the other to
+        where a new one would go, as long as that is better.
+
+        What is uneven for other reasons, such as idle connections that were closed, is left to
+        those that are opened next."""
+        if not pool.rebalance or cluster.on_detour() or pool.closed:
+            return None
+        tiers = self._loads(pool, cluster, request, nodes)
+        best = next((tier for tier in tiers if any(node.takes_more for node in tier)), [])
+        places = {node.key for node in best if node.takes_more}
+        self._uneven |= not places <= self._places
+        self._places = places
+        key = surplus(tiers) if self._uneven else None
+        if key is None:
+            self._uneven = False
+            self._pace.rest()
+            pool._shed(None)
+            return None
+        if pool.connecting_count or pool._backoff.failures:
+            return PAUSE
+        wait = self._pace.begin(time.monotonic(), key, nodes[key].count)
+        if wait:
+            return wait
+        logger.info("%s: moving a connection away from %s", pool.name, nodes[key].info.address)
+        pool._shed(key)
+        return PAUSE
+
+    @staticmethod
+    def _loads(
+        pool: PoolHooks, cluster: Cluster, request: Request, nodes: dict[str, hosts.Host]
+    ) -> list[list[NodeLoad]]:
+        now = time.monotonic()
+        own = {shelf.key: shelf.idle + shelf.lent for shelf in pool._list_shelves()}
+        most = pool.max_per_node
+
+        def load(host: hosts.Host, allowed: bool) -> NodeLoad:
+            mine = own.get(host.key, 0)
+            takes = allowed and host.down_until <= now and (most is None or mine < most)
+            return NodeLoad(host.key, host.count, mine, takes)
+
+        tiers = cluster.tiers(request.properties.policy)
+        loads = [[load(host, True) for host in tier.hosts] for tier in tiers]
+        allowed = {host.key for tier in tiers for host in tier.hosts}
+        # What the policy does not allow any more, as when a node's type has changed.
+        rest = [load(h, False) for h in nodes.values() if h.listed and h.key not in allowed]
+        return [*loads, rest]

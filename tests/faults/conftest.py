@@ -1,0 +1,59 @@
+"""Clusters that a test may do anything to, and a pool on one."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import ybsmart
+from ybsmart import ConnectionPool, registry, tending, upkeep
+from ybsmart.testing import LocalCluster
+
+NAME = "faults"  # by which the servers know the sessions of the pools under test
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[LocalCluster]:
+    """Three nodes: aws.us-west.us-west-2a, -2a, -2b. All counts are zero again at the end."""
+    registry.forget()
+    with LocalCluster() as cluster:
+        yield cluster
+        gc.collect()
+        assert set(ybsmart.connection_counts().values()) <= {0}
+
+
+@pytest.fixture
+def make_pool(
+    own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., ConnectionPool]]:
+    """Makes pools of twelve that soon learn of everything."""
+    monkeypatch.setattr(tending, "LEAST_REFRESH", 0.2)
+    pools: list[ConnectionPool] = []
+
+    def make(max_size: int = 12, properties: Any = None, **options: Any) -> ConnectionPool:
+        conninfo = own_cluster.conninfo(
+            load_balance=True,
+            application_name=NAME,
+            yb_servers_refresh_interval=0,
+            failed_host_reconnect_delay_secs=0.2,
+            **(properties or {}),
+        )
+        options.setdefault("timeout", 10)
+        options.setdefault("max_idle", None)
+        pools.append(ConnectionPool(conninfo, max_size=max_size, **options))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent node is given up after a second instead of six."""
+    monkeypatch.setattr(tending, "SUSPICIOUS", 0.1)
+    monkeypatch.setattr(tending, "HOPELESS", 0.5)
+    monkeypatch.setattr(upkeep, "PROBE_TIMEOUT", 0.7)
