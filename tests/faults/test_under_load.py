@@ -1,0 +1,73 @@
+"""Each fault while sixteen threads use a pool of twelve: what they are told, and what comes after.
+
+The same faults as in compare.py, on a pool that is quicker to find out, in this process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults import load
+from tests.faults.client import Load
+from tests.faults.load import BY_NAME, THREADS, Fault
+from tests.faults.support import audit, fill, soon, spread
+from ybsmart import ConnectionPool
+from ybsmart.testing import LocalCluster
+
+MakePool = Callable[..., ConnectionPool]
+
+LASTS = {"killed": 1.0, "stopped": 3.0, "black-holed": 3.0, "drained": 1.0}
+KINDS = "short transaction query retried run_transaction"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", list(BY_NAME))
+def test_under_load(own_cluster: LocalCluster, make_pool: MakePool, name: str) -> None:
+    if name == "black-holed" and not load.can_drop():
+        pytest.skip("needs root and nftables")
+    fault = dataclasses.replace(BY_NAME[name], lasts=LASTS.get(name, 0.0))
+    nodes = [node.host for node in own_cluster.nodes]
+    victims = nodes if fault.everywhere else nodes[1:2]
+    pool = make_pool()
+    fill(pool)
+    users = Load(pool, THREADS, KINDS)
+    users.start()
+    try:
+        begun = _happen(own_cluster, fault)
+        # Nobody stops: those who come meanwhile have to be served, and what is lent moves as it
+        # is returned.
+        soon(lambda: _is_even(pool, own_cluster), pool)
+    finally:
+        requests = users.stop(12.0)
+
+    failed = [request for request in requests if request.error]
+    assert not [r for r in failed if fault.harmless]
+    # Only those who were there when it happened, each of them once, and told so.
+    assert not [r for r in failed if r.started > begun]
+    assert not [r for r in failed if r.node not in (*victims, "")]
+    assert len(failed) <= 4 if not fault.everywhere else len(failed) <= 4 + 6 + 12
+    assert not [r for r in failed if "still waiting" in r.error or "Timeout" in r.error]
+    # One that may be repeated is.
+    assert not [r for r in failed if r.kind == "retried"]
+    assert max(r.seconds for r in requests) < 10
+    audit(pool, own_cluster)
+    assert _is_even(pool, own_cluster)
+
+
+def _happen(cluster: LocalCluster, fault: Fault) -> float:
+    """Let it happen and pass; return when the victims had been struck."""
+    time.sleep(0.5)
+    fault.begins(cluster)
+    begun = time.monotonic()
+    time.sleep(fault.lasts)
+    fault.ends(cluster)
+    return begun
+
+
+def _is_even(pool: ConnectionPool, cluster: LocalCluster) -> bool:
+    counts = spread(pool, cluster)
+    return sum(counts) == 12 and max(counts) - min(counts) <= 1
