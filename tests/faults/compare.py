@@ -5,7 +5,7 @@
 
 PATH is an interpreter with `psycopg-yugabytedb[binary]`, which takes the place of psycopg, and
 `psycopg_pool`. What was seen is kept in .benchmarks/; `--publish` writes what there is into
-docs/failures.md and docs/failures.svg. Black holes need root and nftables.
+docs/failure_behaviour.md and docs/failures.svg. Black holes need root and nftables.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.faults.load import BY_NAME, FAULTS, Outcome, can_drop, observe
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / ".benchmarks"
-PAGE, PICTURE = ROOT / "docs" / "failures.md", ROOT / "docs" / "failures.svg"
+PAGE, PICTURE = ROOT / "docs" / "failure_behaviour.md", ROOT / "docs" / "failures.svg"
 LABELS = {
     "ybsmart": "ybsmart",
     "yugabytedb": "psycopg_pool on psycopg-yugabytedb",
@@ -125,8 +125,12 @@ def errors(results: Results) -> str:
 # The picture
 
 SHOWN = (("ybsmart", "ybsmart"), ("yugabytedb", "psycopg_pool on psycopg-yugabytedb"))
-PLOTTED = (("killed", "A node is killed"), ("stopped", "A node is stopped (SIGSTOP)"))
-WIDTH, HEIGHT, GAP, LEFT, TOP, BOTTOM, STEP = 430, 120, 44, 46, 62, 34, 0.25
+PLOTTED = (
+    ("killed", "Node killed"),
+    ("stopped", "Node stopped"),
+    ("all restarted", "All restarted"),
+)
+WIDTH, HEIGHT, GAP, LEFT, TOP, BOTTOM, STEP = 430, 120, 44, 54, 62, 34, 0.25
 
 STYLE = """
   text { font: 12px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #57606a; }
