@@ -120,19 +120,24 @@ def _find(request: Request) -> Cluster | _Look | None:
     entry = _entries.get(request.contact)
     if entry is not None and entry.cluster is not None:
         return entry.cluster
-    with _lock:
-        entry = _entries.setdefault(request.contact, _Entry())
-        if entry.cluster is not None:
-            return entry.cluster
-        plain_until = entry.plain_until
-        look = entry.look
-        if look is None and (plain_until is None or time.monotonic() >= plain_until):
-            try:
-                look = entry.look = _Look(request)
-                _start(entry, look)
-            except BaseException:
-                entry.look = None
-                raise
+    begun: _Look | None = None
+    try:
+        with _lock:
+            entry = _entries.setdefault(request.contact, _Entry())
+            if entry.cluster is not None:
+                return entry.cluster
+            plain_until = entry.plain_until
+            look = entry.look
+            if look is None and (plain_until is None or time.monotonic() >= plain_until):
+                begun = look = entry.look = _Look(request)
+        if begun is not None:
+            # Without the lock: where gevent has made greenlets of threads only after this module
+            # was imported, starting one switches, and the next to want the lock would stop all.
+            _start(entry, begun)
+    except BaseException:
+        if entry is not None and begun is not None:
+            _give_up(entry, begun)
+        raise
     if plain_until is None:
         assert look is not None
         return look
@@ -146,6 +151,15 @@ def _find(request: Request) -> Cluster | _Look | None:
 
 def _start(entry: _Entry, look: _Look) -> None:
     threading.Thread(target=_run, args=(entry, look), name="ybsmart-refresh", daemon=True).start()
+
+
+def _give_up(entry: _Entry, look: _Look) -> None:
+    """End a look that was interrupted before its thread had started; who waits begins another."""
+    with _lock:
+        if entry.look is look:
+            entry.look = None
+    if not look.done.done():
+        look.done.set_result(None)
 
 
 def _run(entry: _Entry, look: _Look) -> None:
@@ -163,6 +177,8 @@ def _run(entry: _Entry, look: _Look) -> None:
     except BaseException as exc:
         look.failure = exc
     with _lock:
+        if entry.look is not look:
+            return  # given up by an interrupt, although this thread had started
         entry.look = None
         entry.cluster = cluster
         if excuse is not None:

@@ -37,16 +37,27 @@ def watch(pool: Sweepable) -> None:
     forks.notice()
     with _lock:
         _pools.add(pool)
-        if _thread is None or not _thread.is_alive():
-            _start()
-            return
-    _wake.set()
+    if not _start_if_wanted():
+        _wake.set()
 
 
-def _start() -> None:
+def _start_if_wanted() -> bool:
+    """Start the thread if there is none and anything to do; whether it was started."""
     global _thread
-    _thread = threading.Thread(target=_run, name="ybsmart-sweep", daemon=True)
-    _thread.start()
+    thread: threading.Thread | None = None
+    try:
+        with _lock:
+            if _thread is not None or not _pools:
+                return False
+            thread = _thread = threading.Thread(target=_run, name="ybsmart-sweep", daemon=True)
+        # Without the lock: starting a greenlet switches to others, which may come here.
+        thread.start()
+    except BaseException:
+        with _lock:
+            if _thread is thread:
+                _thread = None
+        raise
+    return True
 
 
 def _run() -> None:
@@ -58,8 +69,7 @@ def _run() -> None:
         # Somebody wants this thread to end; the pools need another.
         with _lock:
             _thread = None
-            if _pools:
-                _start()
+        _start_if_wanted()
         raise
 
 

@@ -28,7 +28,9 @@ for _ in range(8): threading.Thread(target=pool.getconn, daemon=True).start()
 while pool.waiting_count < 8: time.sleep(0.001)
 """,
     "connects under way": """
-for _ in range(4): threading.Thread(target=pool.getconn, daemon=True).start()
+taken = []  # or what a thread gets is dropped, and reported
+def take(): taken.append(pool.getconn())
+for _ in range(4): threading.Thread(target=take, daemon=True).start()
 while not pool.connecting_count: time.sleep(0)
 """,
     "a pool that cannot connect": """

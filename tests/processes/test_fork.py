@@ -255,7 +255,7 @@ print("fine")
 KILLED = """
 def child():
     pool.query("SELECT 1")
-    print(os.getpid())
+    os.write(1, b"%d\\n" % os.getpid())  # at once: `print` may write the line's end by itself
     time.sleep(1000)
 for _ in range(2): in_child(child)
 input()

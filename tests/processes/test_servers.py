@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,10 @@ class Server:
 
     def ask_all(self, count: int, at_a_time: int = 8) -> list[dict[str, Any]]:
         with ThreadPoolExecutor(at_a_time) as askers:
-            return list(askers.map(self.ask, range(count)))
+            try:
+                return list(askers.map(self.ask, range(count)))
+            except urllib.error.HTTPError as exc:
+                raise AssertionError(self.program.errors) from exc
 
     def is_up(self) -> bool:
         assert self.program.process.poll() is None, self.program.errors
