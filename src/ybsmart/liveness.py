@@ -6,6 +6,7 @@ No round trip, and never waits: a server that ended the connection has said so b
 from __future__ import annotations
 
 import select
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,10 +49,17 @@ def any_has_news(conns: Iterable[psycopg.Connection[Any]]) -> bool:
             return True
     if not hasattr(select, "poll"):  # Windows
         return bool(fds and select.select(fds, [], [], 0)[0])
-    poller = select.poll()
+    poller = _poll()
     for fd in fds:
         poller.register(fd, _READABLE | _HUNG_UP)
     return bool(poller.poll(0))
+
+
+def _poll() -> Any:
+    """The system's own `poll`, also after gevent's monkey patching: gevent's would let other
+    greenlets run even without time to wait, and one of them may close what is being watched."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey.get_original("select", "poll")() if monkey is not None else select.poll()
 
 
 class _HungUp(OSError):
@@ -61,7 +69,7 @@ class _HungUp(OSError):
 def _readable(fd: int) -> bool:
     if not hasattr(select, "poll"):  # Windows
         return bool(select.select([fd], [], [], 0)[0])
-    poller = select.poll()
+    poller = _poll()
     poller.register(fd, _READABLE | _HUNG_UP)
     events = poller.poll(0)
     if not events:

@@ -34,10 +34,10 @@ BEGINNING = """
 """
 
 
-def run(program: str, conninfo: str) -> None:
+def run(program: str, conninfo: str, beginning: str = textwrap.dedent(BEGINNING)) -> None:
     """Run it under gevent; it is to end well and to say nothing."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BEGINNING) + textwrap.dedent(program), conninfo],
+        [sys.executable, "-c", beginning + textwrap.dedent(program), conninfo],
         capture_output=True,
         text=True,
         timeout=120,
@@ -155,3 +155,31 @@ def test_connecting_blocks_nobody(balanced: str) -> None:
         assert pool.total_count == 0
     """
     run(program, balanced)
+
+
+def test_looking_at_sockets_lets_no_other_greenlet_run(balanced: str) -> None:
+    """It might close one that is being watched, which ends the process."""
+    program = """
+        from ybsmart.liveness import any_has_news, is_alive
+
+        conns = [ybsmart.connect(conninfo) for _ in range(3)]
+        ran = []
+        gevent.spawn(ran.append, 1)
+        assert not any_has_news(conns)
+        assert all(map(is_alive, conns))
+        assert ran == []
+        for conn in conns:
+            conn.close()
+    """
+    run(program, balanced)
+
+
+def test_patching_after_the_import_stops_nobody_who_connects(balanced: str) -> None:
+    """As in a worker of `gunicorn --preload`: the locks of ybsmart's modules are not gevent's."""
+    program = """
+        pool = ybsmart.ConnectionPool(conninfo, max_size=6, max_connecting=6)
+        with gevent.Timeout(30):
+            gevent.joinall([gevent.spawn(pool.getconn) for _ in range(6)], raise_error=True)
+        pool.close()
+    """
+    run(program, balanced, beginning="import ybsmart\n" + textwrap.dedent(BEGINNING))
