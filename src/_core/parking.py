@@ -1,8 +1,8 @@
 """What a thread sleeps on until another one wakes it.
 
-Decides nothing, and is no part of the pool: the shell alone uses it, outside every critical
-section. It is here because only compiled code can wake a thread without holding the GIL. Where the
-waker holds it, as in `threading.Lock.release`, the sleeper needs it at once, and sleeps again.
+Decides in which order threads that are woken go on, and is no part of the pool: the shell alone
+uses it, outside every critical section. It is here because it has to be compiled, see parking.pyx;
+uncompiled, and under gevent, a `threading.Lock` does instead.
 """
 
 import threading

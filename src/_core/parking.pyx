@@ -1,5 +1,12 @@
-"""The compiled form of parking.py, and the lock that only compiled code can have."""
+"""The compiled form of parking.py, and the lock that only compiled code can have.
 
+A thread that is woken needs the GIL at once. Several woken right after each other fall asleep again
+on the GIL, to get it in no certain order and at the cost of another context switch. So one is woken
+at a time, and wakes the next as soon as it has the GIL. Where some thread computes and the GIL is
+slow to come, others have to be in line for it too: after `_patience`, the next release wakes all.
+"""
+
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
     NOWAIT_LOCK,
@@ -16,11 +23,31 @@ from cpython.pythread cimport (
 from cpython.time cimport monotonic
 from libc.math cimport ceil
 
+import os
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define YBSMART_HAS_GIL 0
+    #else
+    #define YBSMART_HAS_GIL 1
+    #endif
+    """
+    const bint HAS_GIL "YBSMART_HAS_GIL"
+
 cdef extern from "pythread.h":
     const long long PY_TIMEOUT_MAX
     PyLockStatus PyThread_acquire_lock_timed(
         PyThread_type_lock lock, long long microseconds, int interruptible
     ) nogil
+
+
+# Guarded by the GIL; not used where there is none.
+cdef ParkingLock _waking = None  # its sleeper has been woken, and has not had the GIL since
+cdef double _waking_since = 0
+cdef ParkingLock _first = None  # those released meanwhile, linked
+cdef ParkingLock _last = None
+cdef double _patience = 0.0001  # seconds
 
 
 cdef long long _microseconds(double seconds) noexcept:
@@ -32,13 +59,15 @@ cdef long long _microseconds(double seconds) noexcept:
     return <long long>ceil(seconds * 1e6)
 
 
+@cython.final
+@cython.no_gc
 cdef class ParkingLock:
-    """A lock, held from the start, that is released without the GIL.
-
-    Who releases it refers to it for so long: the sleeper may be gone before the release is over.
-    """
+    """A lock, held from the start, for one thread to sleep on."""
 
     cdef PyThread_type_lock _lock
+    cdef ParkingLock _next
+    cdef bint _released
+    cdef bint _asleep  # its sleeper will take the GIL before it does anything else
 
     def __cinit__(self):
         self._lock = PyThread_allocate_lock()
@@ -69,8 +98,12 @@ cdef class ParkingLock:
             until = monotonic() + timeout
             left = _microseconds(timeout)
         while status != PY_LOCK_ACQUIRED:
+            self._asleep = True
             with nogil:
                 status = PyThread_acquire_lock_timed(self._lock, left, 1)
+            self._asleep = False
+            if HAS_GIL and _waking is self:
+                _wake_next()
             if status != PY_LOCK_INTR:
                 break
             PyErr_CheckSignals()
@@ -80,8 +113,68 @@ cdef class ParkingLock:
 
     def release(self):
         """Wake who sleeps on it, now or later. Once only."""
-        with nogil:
+        global _waking, _waking_since, _first, _last
+        cdef double now
+        if self._released:
+            raise RuntimeError("release unlocked lock")
+        self._released = True
+        if not HAS_GIL or not self._asleep:
             PyThread_release_lock(self._lock)
+            return
+        now = monotonic()
+        if _waking is not None and now - _waking_since < _patience:
+            if _first is None:
+                _first = self
+            else:
+                _last._next = self
+            _last = self
+            return
+        while _first is not None:
+            PyThread_release_lock(_take_first()._lock)
+        _waking = self
+        _waking_since = now
+        PyThread_release_lock(self._lock)
 
+
+cdef ParkingLock _take_first():
+    """The one that was released first of those that have not been woken."""
+    global _first, _last
+    cdef ParkingLock lock = _first
+    _first = lock._next
+    lock._next = None
+    if _first is None:
+        _last = None
+    return lock
+
+
+cdef void _wake_next() noexcept:
+    """Who was woken has the GIL: wake the next one."""
+    global _waking, _waking_since
+    cdef ParkingLock lock
+    _waking = None
+    while _first is not None and _waking is None:
+        lock = _take_first()
+        if lock._asleep:  # else it has timed out, or runs a signal handler
+            _waking = lock
+            _waking_since = monotonic()
+        PyThread_release_lock(lock._lock)
+
+
+def _forget():
+    """In a forked child: who was being woken is not in this process."""
+    global _waking
+    _waking = None
+
+
+def _set_patience(double seconds):
+    """For tests. Return what it was."""
+    global _patience
+    before = _patience
+    _patience = seconds
+    return before
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 include "parking.py"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -140,30 +143,174 @@ def test_many_wake_ups_from_everywhere(core: Any, fast_switching: None) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_who_wakes_gives_others_the_interpreter(compiled: Any) -> None:
-    """Otherwise the one who is woken would fall asleep again, waiting for it."""
-    ran = threading.Event()
-    first = compiled.held_lock()
-
-    def sleep() -> None:
-        first.acquire(True, FOR_EVER)
-        ran.set()
-
-    thread = threading.Thread(target=sleep)
-    thread.start()
+@pytest.fixture
+def patient(compiled: Any) -> Iterator[Any]:
+    """None is woken before the one before it has gone on, and the interpreter changes hands only
+    when its holder goes to sleep."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("without the GIL, there is nothing to wait for")
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1000)  # nobody is asked for the interpreter
-    try:
-        first.release()
-        deadline = time.monotonic() + FOR_EVER
-        while not ran.is_set() and time.monotonic() < deadline:
-            compiled.held_lock().release()
-        seen = ran.is_set()
-    finally:
-        sys.setswitchinterval(interval)
-    thread.join()
+    patience = compiled._set_patience(1000)
+    sys.setswitchinterval(1000)
+    yield compiled
+    sys.setswitchinterval(interval)
+    compiled._set_patience(patience)
 
-    assert seen
+
+class Sleepers:
+    """Threads that sleep, one lock each, and tell in which order they went on."""
+
+    def __init__(self, parking: Any, timeouts: list[float]) -> None:
+        self.locks = [parking.held_lock() for _ in timeouts]
+        self.order: list[int] = []
+        self.in_time: set[int] = set()
+        self.threads = [
+            threading.Thread(target=self._run, args=(i, timeout), daemon=True)
+            for i, timeout in enumerate(timeouts)
+        ]
+        for thread in self.threads:
+            thread.start()
+        until(lambda: all(asleep(thread) for thread in self.threads))
+
+    def _run(self, i: int, timeout: float) -> None:
+        if self.locks[i].acquire(True, timeout):
+            self.in_time.add(i)
+        self.order.append(i)
+
+    def join(self) -> list[int]:
+        for thread in self.threads:
+            thread.join(FOR_EVER)
+            assert not thread.is_alive(), f"asleep still; gone on: {self.order}"
+        return self.order
+
+
+def work(seconds: float) -> None:
+    """For so long, and without giving the interpreter away."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+class TestOneAtATime:
+    def test_they_go_on_in_the_order_in_which_they_were_woken(self, patient: Any) -> None:
+        for _ in range(20):
+            sleepers = Sleepers(patient, [FOR_EVER] * 8)
+            order = random.sample(range(8), 8)
+            for i in order:
+                sleepers.locks[i].release()
+            assert sleepers.join() == order
+
+    def test_one_that_has_timed_out_wakes_the_next(self, patient: Any) -> None:
+        sleepers = Sleepers(patient, [FOR_EVER, 0.3, FOR_EVER, 0.3, FOR_EVER])
+        for lock in sleepers.locks:
+            lock.release()
+        work(0.5)
+        assert sorted(sleepers.join()) == [0, 1, 2, 3, 4]
+
+    def test_when_patience_ends_those_kept_back_are_woken(self, patient: Any) -> None:
+        sleepers = Sleepers(patient, [0.5] * 4)
+        for lock in sleepers.locks[:3]:
+            lock.release()
+        patient._set_patience(0)
+        sleepers.locks[3].release()
+        work(1)
+        sleepers.join()
+        assert sleepers.in_time == {0, 1, 2, 3}
+
+    def test_nobody_waits_for_a_signal_handler(self, patient: Any) -> None:
+        """The one that has been woken may be running it, and it may take its time."""
+        others = Sleepers(patient, [FOR_EVER] * 2)
+        mine = patient.held_lock()
+        seen: list[list[int]] = []
+
+        def handler(*_: object) -> None:
+            mine.release()
+            for lock in others.locks:
+                lock.release()
+            seen.append(others.join())
+
+        assert in_main_thread_with(handler, 1, lambda: mine.acquire(True, FOR_EVER))
+        assert seen == [[0, 1]]
+
+    def test_one_that_is_woken_when_a_handler_raises_wakes_the_next(self, patient: Any) -> None:
+        others = Sleepers(patient, [FOR_EVER] * 2)
+        mine = patient.held_lock()
+
+        def handler(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            in_main_thread_with(handler, 1, lambda: mine.acquire(True, FOR_EVER))
+        for lock in (others.locks[0], mine, others.locks[1]):
+            lock.release()
+        assert others.join() == [0, 1]
+
+    def test_one_in_a_handler_is_passed_over(self, patient: Any) -> None:
+        others = Sleepers(patient, [FOR_EVER] * 2)
+        mine = patient.held_lock()
+
+        def interrupt() -> None:
+            until(lambda: asleep(threading.main_thread()))
+            os.kill(os.getpid(), signal.SIGUSR1)
+            work(0.1)  # so that the main thread is the first in line for the interpreter
+            for lock in (others.locks[0], mine, others.locks[1]):
+                lock.release()
+
+        def handler(*_: object) -> None:
+            others.join()
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            assert mine.acquire(True, FOR_EVER)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+            thread.join()
+        assert (others.order, others.in_time) == ([0, 1], {0, 1})
+
+    def test_a_forked_child_waits_for_nobody_in_its_parent(self, patient: Any) -> None:
+        program = """
+            from threading import Thread
+            import warnings
+
+            warnings.simplefilter("ignore")  # of forking with threads
+            parking = sys.modules[held_lock.__module__]
+            parking._set_patience(1000)
+            sys.setswitchinterval(1000)
+
+
+            def sleeper():
+                lock = held_lock()
+                thread = Thread(target=lock.acquire)
+                thread.start()
+                time.sleep(0.1)
+                return lock, thread
+
+
+            lock, thread = sleeper()
+            lock.release()
+            pid = os.fork()
+            if not pid:
+                lock, thread = sleeper()
+                lock.release()
+                thread.join(10)
+                os._exit(thread.is_alive())
+            thread.join()
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """
+        done = run(types.SimpleNamespace(parking=patient), program)
+
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_released_twice(core: Any) -> None:
+    lock = core.parking.held_lock()
+    lock.release()
+
+    with pytest.raises(RuntimeError, match="release unlocked lock"):
+        lock.release()
 
 
 def in_main_thread_with(handler: Any, signals: int, action: Callable[[], Any]) -> Any:
