@@ -133,6 +133,8 @@ class PoolLoans(PoolSweeping):
                 fit = self._clean(conn)
             if self._listening & ON_RELEASE:
                 self._notify("release", conn, error)
+                # The listeners have had the connection in their hands.
+                fit = fit and self._is_idle(slot)
         finally:
             if fit:
                 reason = self._give(slot, conn, 0.0)

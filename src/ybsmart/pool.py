@@ -495,8 +495,9 @@ class ConnectionPool(PoolHooks, Generic[CT]):
 
         Events: `connect(conn)`, `acquire(conn)`, `release(error, conn)`, `error(error, conn)` for
         an idle connection that broke or a connect that failed (conn is None), and `remove(conn)`.
-        What `connect` listeners execute is committed. Called by the thread that causes the event;
-        exceptions are logged and go no further.
+        What listeners of `connect` and `release` execute is committed; what those of `acquire` do
+        is part of the transaction that follows, or committed before a `query`. Called by the
+        thread that causes the event; exceptions are logged and go no further.
         """
         if fn is None:
             return lambda listener: self.on(event, listener)

@@ -244,7 +244,11 @@ class PoolHooks(core.PoolCore):
         if event != "remove":
             hygiene.restore(conn)
         if event == "release":
+            # What is discarded may be in its holder's transaction: not ours to commit.
+            was_idle = conn.pgconn.transaction_status == IDLE
             self._listeners.tell("release", about, conn)
+            if was_idle:
+                self._settle(conn)
             return
         try:
             if about == "lost":
@@ -255,6 +259,13 @@ class PoolHooks(core.PoolCore):
         finally:
             if event == "remove":
                 self._removals.discard(id(conn))
+
+    def _settle(self, conn: Any) -> None:
+        """End what listeners of `release` have begun; the core closes what is not idle then."""
+        try:
+            hygiene.settle(conn)
+        except Exception as exc:
+            logger.warning("%s: what listeners executed failed at its end: %s", self.name, exc)
 
     def _update_flags(self) -> None:
         listening = core.ON_ACQUIRE if self._listeners.of("acquire") else 0

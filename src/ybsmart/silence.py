@@ -154,9 +154,13 @@ class _duplicate:
         if not sys.platform.startswith("linux"):
             return
         try:
-            self._twin = socket.socket(fileno=os.dup(conn.pgconn.socket))
+            descriptor = os.dup(conn.pgconn.socket)
         except (psycopg.Error, OSError):
-            pass  # closed
+            return  # closed
+        try:
+            self._twin = socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)  # closed meanwhile, and its number is a file's
 
     def __enter__(self) -> socket.socket | None:
         return self._twin

@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.abc import Params, Query
 from psycopg.rows import RowFactory
 
-from .hygiene import close
+from .hygiene import IDLE, close, settle
 from .result import Result, result_of
 
 _cursor = psycopg.Connection.cursor
@@ -39,6 +39,8 @@ def execute(
 ) -> Result[Any]:
     """Execute it and return all of its result."""
     if not conn.autocommit:
+        if conn.pgconn.transaction_status != IDLE:
+            settle(conn)  # what listeners of `acquire` have begun
         # First, so that it is undone whatever happens between the two.
         conn._ybsmart_slot.altered = True
         conn.autocommit = True

@@ -10,6 +10,7 @@ import pytest
 
 from tests.api.support import Queued, controlled, kill_backend, until
 from ybsmart import ConnectionPool
+from ybsmart.hygiene import IDLE
 
 EVENTS = ("connect", "acquire", "release", "error", "remove")
 
@@ -223,3 +224,61 @@ def test_an_acquire_listener_that_returns_the_connection_gives_it_no_second_hold
         pool.putconn(second)
         assert pool.idle_count == 2
         pool._check_invariants()
+
+
+def test_what_release_listeners_execute_is_committed_before_anybody_else_has_the_connection(
+    pool: ConnectionPool,
+) -> None:
+    with pool.connection() as conn:
+        conn.execute("CREATE TEMP TABLE noted (n int)")
+
+    @pool.on("release")
+    def note(error: BaseException | None, conn: Any) -> None:
+        conn.execute("INSERT INTO noted VALUES (1)")
+
+    pool.query("SELECT 1")
+    with pool.connection() as conn:
+        assert conn.info.transaction_status == IDLE
+        conn.execute("ROLLBACK")
+        assert conn.execute("SELECT count(*) FROM noted").fetchone() == (1,)
+    assert pool.query("SELECT count(*) FROM noted").scalar() == 2
+    assert pool.get_stats()["returns_bad"] == 0
+    assert pool.total_count == 1
+
+
+def test_a_transaction_that_is_discarded_is_not_committed_for_its_listeners(
+    pool: ConnectionPool,
+) -> None:
+    pool.on("release", lambda error, conn: conn.execute("SELECT 1"))
+    conn = pool.getconn()
+    password = conn.info.password
+    with psycopg.connect(conn.info.dsn, password=password, autocommit=True) as other:
+        other.execute("CREATE TABLE discarded (n int)")
+        conn.execute("INSERT INTO discarded VALUES (1)")
+        pool.putconn(conn, discard=True)
+        try:
+            assert other.execute("SELECT count(*) FROM discarded").fetchone() == (0,)
+        finally:
+            other.execute("DROP TABLE discarded")
+
+
+def test_a_connection_that_a_release_listener_closes_is_lent_to_nobody(
+    pool: ConnectionPool,
+) -> None:
+    def close(error: BaseException | None, conn: Any) -> None:
+        conn.close()
+
+    with pool.connection():
+        pool.on("release", close)
+    pool.off("release", close)
+    assert (pool.total_count, pool.idle_count) == (0, 0)
+    assert pool.query("SELECT 1").scalar() == 1
+
+
+def test_a_query_runs_in_autocommit_after_an_acquire_listener_has_executed_something(
+    pool: ConnectionPool,
+) -> None:
+    pool.on("acquire", lambda conn: conn.execute("SELECT set_config('app.who', 'me', false)"))
+    assert pool.query("SELECT current_setting('app.who')").scalar() == "me"
+    pool.query("CREATE TEMP TABLE kept (n int)")
+    assert pool.query("SELECT count(*) FROM kept").scalar() == 0

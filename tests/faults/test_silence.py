@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -180,3 +184,14 @@ def test_a_black_hole_ends_the_waits_of_those_in_it(
         assert [t.conn for t in asking if t.error is not None] == there
         for conn in conns:
             conn.rollback() if not conn.closed else None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_looking_at_what_is_no_socket_any_more_leaves_no_descriptor(tmp_path: Path) -> None:
+    # Closed at that moment, and its number given to a file.
+    with (tmp_path / "file").open("w") as file:
+        pgconn = SimpleNamespace(socket=file.fileno())
+        before = len(os.listdir("/proc/self/fd"))
+        with silence._duplicate(SimpleNamespace(pgconn=pgconn)) as twin:
+            assert twin is None
+        assert len(os.listdir("/proc/self/fd")) == before
