@@ -139,7 +139,7 @@ class PoolLending(PoolClosing):
                 self._last_return = now
                 self._count_use(slot, now)
             reason = self._unfit(slot, now)
-            if reason == 0 and slot._shelf._sheds:
+            if reason == 0 and slot._shelf._sheds and not self._closing:
                 slot._shelf._sheds = False
                 reason = _REBALANCE
             if reason == 0:

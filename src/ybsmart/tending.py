@@ -140,6 +140,7 @@ class Tending:
         What is uneven for other reasons, such as idle connections that were closed, is left to
         those that are opened next."""
         if not pool.rebalance or cluster.on_detour() or pool.closed:
+            pool._shed(None)
             return None
         tiers = self._loads(pool, cluster, request, nodes)
         best = next((tier for tier in tiers if any(node.takes_more for node in tier)), [])
@@ -152,7 +153,11 @@ class Tending:
             self._pace.rest()
             pool._shed(None)
             return None
-        if pool.connecting_count or pool._backoff.failures:
+        if pool._backoff.failures:
+            # What is returned now is worth more than what may not be had in its stead.
+            pool._shed(None)
+            return PAUSE
+        if pool.connecting_count:
             return PAUSE
         wait = self._pace.begin(time.monotonic(), key, nodes[key].count)
         if wait:

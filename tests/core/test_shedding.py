@@ -87,6 +87,19 @@ def test_a_closing_pool_and_a_smaller_one_replace_nothing(make_pool: MakePool) -
     assert not pool.asked
 
 
+def test_a_pool_that_ends_serves_its_queue_with_what_it_has(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    (conn,) = pool.grow("a")
+    request = pool.request()
+    pool._shed("a")
+
+    pool._start_closing()
+    pool.putconn(conn)
+
+    assert request.result() is conn
+    assert not pool.asked
+
+
 def test_a_replacement_that_fails_frees_its_place(make_pool: MakePool) -> None:
     pool = make_pool(2)
     pool.stock("a", "a")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ybsmart.rebalancing import FIRST_DOUBT, LAST_DOUBT, PAUSE, NodeLoad, Pace, surplus
+from ybsmart.tending import Tending
 
 
 @dataclass
@@ -214,3 +217,33 @@ def test_moves_in_vain_become_rare_and_those_that_help_do_not() -> None:
     pace.rest()
     assert pace.begin(now + PAUSE, "a", 6) == 0.0
     assert pace.begin(now + PAUSE, "a", 6) == pytest.approx(PAUSE)
+
+
+@pytest.mark.parametrize("trouble", ["failing", "on a detour", "closed", "switched off"])
+def test_in_trouble_no_connection_is_awaited_any_more_to_be_moved(
+    trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = [[NodeLoad("a", 4, 4, True), NodeLoad("b", 0, 0, True)]]
+    monkeypatch.setattr(Tending, "_loads", lambda *_: loads)
+    shed: list[str | None] = []
+    pool: Any = SimpleNamespace(
+        name="pool",
+        rebalance=True,
+        closed=False,
+        connecting_count=0,
+        _backoff=SimpleNamespace(failures=0),
+        _shed=shed.append,
+    )
+    detour: list[str] = []
+    cluster: Any = SimpleNamespace(on_detour=lambda: bool(detour))
+    nodes: Any = {"a": SimpleNamespace(count=4, info=SimpleNamespace(address="a:1"))}
+    tending, request = Tending(), Any
+    tending._rebalance(pool, cluster, request, nodes)  # type: ignore[arg-type]
+    assert shed == ["a"]
+
+    pool._backoff.failures = int(trouble == "failing")
+    detour += ["b"] if trouble == "on a detour" else []
+    pool.closed = trouble == "closed"
+    pool.rebalance = trouble != "switched off"
+    tending._rebalance(pool, cluster, request, nodes)  # type: ignore[arg-type]
+    assert shed == ["a", None]
