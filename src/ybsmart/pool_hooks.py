@@ -265,7 +265,7 @@ class PoolHooks(core.PoolCore):
         try:
             hygiene.settle(conn)
         except Exception as exc:
-            logger.warning("%s: what listeners executed failed at its end: %s", self.name, exc)
+            logger.warning("a listener of %r failed: %r", "release", exc, exc_info=True)
 
     def _update_flags(self) -> None:
         listening = core.ON_ACQUIRE if self._listeners.of("acquire") else 0
