@@ -43,7 +43,6 @@ class Target:
     against: str | None = None
     better: Literal["higher", "lower"] = "lower"
     subject: str = "ybsmart"
-    other_metric: str | None = None
     minus: tuple[str, str] | None = None  # (from subject, from against): what is the base of each
     unit: str = ""
     scale: float = 1.0

@@ -20,8 +20,6 @@ from ybsmart.addresses import parse_address_map, public_or_private
 from ybsmart.discovery import NodeRecord
 from ybsmart.testing import LocalCluster
 
-UNREACHABLE = "127.0.0.1"  # with a port that nobody listens on
-
 
 def close(connections: list[Any]) -> None:
     for conn in connections:

@@ -167,14 +167,6 @@ class Outcome:
         ]
         return min(counts) / usual
 
-    def unexcused(self) -> list[Request]:
-        """The failures of requests that were not on a victim when it was struck."""
-        return [
-            r
-            for r in self.failed
-            if self.fault.harmless or r.started > self.begun or r.node not in (*self.victims, "")
-        ]
-
 
 class Spread:
     """Asks the servers, every now and then, how many sessions the client has on each."""

@@ -7,7 +7,6 @@ Sees the driver as an application does, through its public names only, and the s
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 
 import ybsmart
+from tests.api.support import in_threads
 from ybsmart.testing import LocalCluster, LocalNode
 
 _DEADLINE = 15.0  # seconds for what is only a matter of time; never reached when all is well
@@ -37,26 +37,6 @@ def eventually(what: Callable[[], object], expected: object) -> None:
             assert seen == expected, "still not so after the deadline"
         time.sleep(pause)
         pause = min(0.1, pause * 1.5)
-
-
-def in_threads(actions: Sequence[Callable[[], object]]) -> list[BaseException]:
-    """Run actions that start together, each in a thread of its own; return what they raised."""
-    start = threading.Barrier(len(actions))
-    errors: list[BaseException] = []
-
-    def run(action: Callable[[], object]) -> None:
-        start.wait()
-        try:
-            action()
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=run, args=(action,)) for action in actions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return errors
 
 
 def states(cluster: LocalCluster) -> list[str | None]:
@@ -107,7 +87,7 @@ class Client:
 
     def open_in_threads(self, count: int) -> None:
         """The same, from as many threads which start together."""
-        errors = in_threads([self.connect] * count)
+        errors = in_threads(count, self.connect)
         assert not errors
 
     def touch(self, **params: Any) -> bool:

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 
 import ybsmart
+from tests.api.support import in_threads
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import Client, eventually, in_threads, sessions_so_far, states, stop
+from tests.smart.scenario import Client, eventually, sessions_so_far, states, stop
 from ybsmart.testing import LocalCluster
 
 PROMPT = 4.0  # as in test_failures.py
@@ -78,7 +79,7 @@ def test_four_event_loops_in_one_process_do_not_disturb_each_other(
             await close(connections)
 
     before = time.monotonic()
-    errors = in_threads([lambda: asyncio.run(main())] * 4)
+    errors = in_threads(4, lambda: asyncio.run(main()))
 
     assert not errors
     assert time.monotonic() - before < 30

@@ -16,8 +16,9 @@ import pytest
 from psycopg import rows
 
 import ybsmart
+from tests.api.support import in_threads
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import eventually, in_threads
+from tests.smart.scenario import eventually
 from ybsmart.testing import LocalCluster
 
 
@@ -154,7 +155,7 @@ def test_threads_that_open_and_close_leave_exact_counts(
         with lock:
             app.held.append(conn)
 
-    assert not in_threads([churn] * 12)
+    assert not in_threads(12, churn)
 
     assert sum(app.counts()) == 12
     app.check(app.counts())
