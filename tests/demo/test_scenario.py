@@ -136,16 +136,15 @@ def test_only_requests_on_the_killed_node_fail(seen: Callable[[Phase], Snapshot]
     assert [load.requests for load in loads] == sorted(load.requests for load in loads)
 
 
-def test_what_is_idle_does_not_move_to_the_node_that_is_back(
-    seen: Callable[[Phase], Snapshot],
-) -> None:
+def test_connections_move_to_the_node_that_is_back(seen: Callable[[Phase], Snapshot]) -> None:
     back = seen(Phase.BACK)
     assert [(node.running, node.passed_over) for node in back.nodes] == [(True, False)] * 3
-    assert connections(back) == [0, 3, 3]
+    assert connections(back) == [2, 2, 2]
     assert_servers_agree(back)
+    assert all(is_working(node) for node in back.nodes)
 
 
-def test_new_connections_go_to_the_node_that_is_back(seen: Callable[[Phase], Snapshot]) -> None:
+def test_more_load_is_shared_by_all_nodes(seen: Callable[[Phase], Snapshot]) -> None:
     grown = seen(Phase.GROWN)
     assert connections(grown) == [4, 4, 4]
     assert_servers_agree(grown)

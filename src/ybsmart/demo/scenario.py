@@ -23,8 +23,7 @@ from ybsmart.testing import LocalCluster, LocalNode
 CONNECTIONS = 30
 ZONE = "aws.us-west.us-west-2a"
 POOL_SIZE = 12
-# Half of what the pool may open. It keeps the connections it has when a node comes back, so
-# more work must come before new ones are opened.
+# Half of what the pool may open, so that it can be seen where new connections go.
 THREADS = POOL_SIZE // 2
 REQUEST_SECONDS = 0.01
 PASSED_OVER_SECONDS = 1
@@ -196,9 +195,7 @@ class Scenario:
 
         stage.start(0)
         stage.begin(Phase.BACK)
-        self._watch_load(
-            stage, Phase.BACK, lambda: not any(n.passed_over for n in stage.look().nodes)
-        )
+        self._watch_load(stage, Phase.BACK, stage.even)
 
         stage.begin(Phase.GROWN)
         load.grow(POOL_SIZE)
@@ -317,6 +314,11 @@ class _Stage:
         nodes = self.look().nodes
         lost = any(node.connections for node in nodes if not node.running)
         return not lost and sum(node.connections for node in nodes) == connections
+
+    def even(self) -> bool:
+        """Whether no node is passed over, and all have the same number of connections."""
+        nodes = self.look().nodes
+        return not any(n.passed_over for n in nodes) and len({n.connections for n in nodes}) == 1
 
     def _nodes(self) -> tuple[NodeState, ...]:
         counts = ybsmart.connection_counts(self._url)

@@ -56,8 +56,8 @@ def reason(snapshot: Snapshot) -> str:
         Phase.POOL: f"A request takes {milliseconds}, on the node that has the fewest under way.",
         Phase.KILLED: "Requests that were on it fail once. The pool connects to the others "
         "instead.",
-        Phase.BACK: f"The pool has the {THREADS} connections it needs, so nothing moves yet.",
-        Phase.GROWN: "New connections go to the node that has the fewest: the one that came back.",
+        Phase.BACK: "Connections of the others move there, one by one, until all have the same.",
+        Phase.GROWN: "New connections go to the node that has the fewest.",
         Phase.CLOSED: "",
     }[snapshot.phase]
 
