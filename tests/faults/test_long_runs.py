@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,14 @@ MakePool = Callable[..., ConnectionPool]
 
 CYCLES = int(os.environ.get("YBSMART_FAULTS_CYCLES", "8"))
 SECONDS = float(os.environ.get("YBSMART_FAULTS_SECONDS", "5"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_logged() -> Iterator[None]:
+    """pytest keeps what is logged, and with it the connections that it is about."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 class Footprint:
