@@ -61,7 +61,8 @@ check: $(PACKAGE)
 
 # Tests that do not depend on what YBSMART_IMPL says, or take both builds by themselves.
 ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/examples tests/faults \
-	tests/processes/test_servers.py tests/security
+	tests/processes/test_exit.py tests/processes/test_servers.py tests/processes/test_sigterm.py \
+	tests/security
 
 # Twice, because the package runs on either core: first what goes through its interface, on the
 # pure one; then everything, on the compiled one.

@@ -31,7 +31,7 @@ def cores(request: pytest.FixtureRequest) -> list[Any]:
 @pytest.fixture(scope="session")
 def stress_seconds() -> float:
     """How long a test with real threads goes on; from 10 on, others are more thorough as well."""
-    return float(os.environ.get("YBSMART_STRESS_SECONDS", "1.5"))
+    return float(os.environ.get("YBSMART_STRESS_SECONDS", "1"))
 
 
 @pytest.fixture
