@@ -68,7 +68,8 @@ class Ybsmart(Contender):
 
         self.size = size
         balanced = {"load_balance": True} if hosts != conninfo else None
-        self.pool = ConnectionPool(conninfo, kwargs=balanced, max_size=size)
+        # A minimum, as the others have one: what is idle for ten seconds would be closed.
+        self.pool = ConnectionPool(conninfo, kwargs=balanced, min_size=size, max_size=size)
         self.take = self.pool.getconn
         self.give = self.pool.putconn
 
