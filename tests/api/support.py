@@ -3,46 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
-import psycopg
-
 import ybsmart
-from ybsmart import ConnectionPool
-from ybsmart.testing import LocalCluster
-
-
-def by_node(cluster: LocalCluster) -> list[int]:
-    """This process's own counts, in the order of the nodes."""
-    counts = ybsmart.connection_counts()
-    return [counts.get(f"{node.host}:{node.port}", 0) for node in cluster.nodes]
-
-
-def by_server(cluster: LocalCluster, application_name: str | None = None) -> list[int]:
-    """What the servers say."""
-    return [cluster.sessions(node, application_name=application_name) for node in cluster.nodes]
-
-
-def in_threads(count: int, action: Callable[[], object]) -> list[BaseException]:
-    """Run an action in that many threads which start together; return what they raised."""
-    start = threading.Barrier(count)
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        start.wait()
-        try:
-            action()
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return errors
+from tests.support import until
+from ybsmart import ConnectionPool, registry
+from ybsmart.request import request_of
 
 
 class Queued:
@@ -71,14 +37,6 @@ class Queued:
         return self.conn
 
 
-def until(condition: Any, limit: float = 10) -> None:
-    """Spin until something observable is so; for states that announce themselves to nobody."""
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0)
-
-
 class Controlled(ybsmart.Connection[Any]):
     """Base of connection classes whose connects a test holds up, counts and lets fail: see
     `controlled`."""
@@ -104,16 +62,16 @@ def controlled() -> type[Controlled]:
     return type("Mine", (Controlled,), {"attempts": 0, "gate": gate, "error": None})
 
 
-def pid(conn: psycopg.Connection[Any]) -> int:
-    """The server process of a connection: who it is, whatever object it is in."""
-    return conn.info.backend_pid
+def states() -> list[str]:
+    """What the process thinks of the nodes of its only cluster."""
+    (info,) = ybsmart.clusters()
+    return [node.state for node in info.nodes]
 
 
-def kill_backend(conn: psycopg.Connection[Any]) -> None:
-    """End the connection's session from the server's side, and wait until it is gone."""
-    place = f"host={conn.info.host} port={conn.info.port} user={conn.info.user}"
-    password, dbname = conn.info.password, conn.info.dbname
-    with psycopg.connect(place, password=password, dbname=dbname, autocommit=True) as other:
-        assert other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid(conn)]).fetchone() == (
-            True,
-        )
+def refresh(url: str) -> None:
+    """A refresh now, and its end."""
+    (known,) = registry._clusters
+    known.upkeep._not_before = 0.0
+    future = known.upkeep.refresh_if_due(0, request_of(url, {}))
+    assert future is not None
+    future.result(60)

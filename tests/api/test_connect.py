@@ -12,7 +12,8 @@ import psycopg_pool
 import pytest
 
 import ybsmart
-from tests.api.support import by_node, by_server, in_threads
+from tests.servers import by_node, by_server
+from tests.support import in_threads
 from ybsmart import registry
 from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster

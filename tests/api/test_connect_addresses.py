@@ -11,10 +11,11 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.api import tls
-from tests.api.support import by_node, by_server
-from tests.api.test_connect_health import refresh
-from tests.api.wire import Forwarder, eventually, listening, silent
+from tests import tls
+from tests.api.support import refresh, states
+from tests.api.wire import Forwarder, listening, silent
+from tests.servers import by_node, by_server
+from tests.support import until
 from ybsmart import registry
 from ybsmart.addresses import parse_address_map, public_or_private
 from ybsmart.discovery import NodeRecord
@@ -24,11 +25,6 @@ from ybsmart.testing import LocalCluster
 def close(connections: list[Any]) -> None:
     for conn in connections:
         conn.close()
-
-
-def states() -> list[str]:
-    (info,) = ybsmart.clusters()
-    return [node.state for node in info.nodes]
 
 
 @pytest.fixture
@@ -163,7 +159,7 @@ def test_nodes_may_have_names_and_one_that_cannot_be_resolved(
     assert "pod-1.example" in str(ybsmart.clusters()[0].nodes[1].last_error)
     assert {conn.info.host for conn in held} == {"pod-0.example", "pod-2.example"}
     names["pod-1.example"] = [own_cluster.nodes[1].host]
-    eventually(lambda: states() == ["up", "up", "up"])
+    until(lambda: states() == ["up", "up", "up"])
     close(held)
 
 

@@ -15,17 +15,14 @@ import pytest
 from psycopg import errors
 
 import ybsmart
-from tests.api.support import by_node, by_server, in_threads
-from tests.api.wire import eventually, hangs_up, listening, silent
+from tests.api.support import states
+from tests.api.wire import hangs_up, listening, silent
+from tests.servers import by_node, by_server
+from tests.support import in_threads, until
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 
 PATIENT = 60
-
-
-def states() -> list[str]:
-    (info,) = ybsmart.clusters()
-    return [node.state for node in info.nodes]
 
 
 async def close(connections: list[Any]) -> None:
@@ -112,7 +109,7 @@ def test_several_loops_at_the_same_time(own_cluster: LocalCluster) -> None:
 
     assert by_node(own_cluster) == [0, 0, 0]
     assert states() == ["up", "up", "up"]
-    eventually(lambda: by_server(own_cluster) == [0, 0, 0])
+    until(lambda: by_server(own_cluster) == [0, 0, 0])
 
 
 def test_it_works_under_psycopg_pool(cluster: LocalCluster, balanced: str) -> None:
@@ -193,7 +190,7 @@ def test_cancelled_at_any_point_it_gives_its_place_back(
                 break
         assert done
     assert states() == ["up", "up", "up"]
-    eventually(lambda: by_server(cluster) == [0, 0, 0])
+    until(lambda: by_server(cluster) == [0, 0, 0])
 
 
 def test_a_cancelled_first_look_goes_on_for_the_others(own_cluster: LocalCluster) -> None:

@@ -15,9 +15,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 import ybsmart
-from tests.api.support import by_node, by_server, in_threads
-from tests.api.test_connect_health import refresh
-from tests.api.wire import Forwarder, eventually
+from tests.api.support import refresh
+from tests.api.wire import Forwarder
+from tests.servers import by_node, by_server
+from tests.support import in_threads, until
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 
@@ -48,7 +49,7 @@ def test_an_exception_in_the_connections_class_returns_the_place(
         Mine.connect(balanced)
 
     assert by_node(cluster) == [0, 0, 0]
-    eventually(lambda: by_server(cluster) == [0, 0, 0])
+    until(lambda: by_server(cluster) == [0, 0, 0])
 
 
 def test_an_exception_in_the_adapters_returns_the_place(
@@ -63,7 +64,7 @@ def test_an_exception_in_the_adapters_returns_the_place(
         ybsmart.connect(balanced, context=Context())  # type: ignore[call-overload]
 
     assert by_node(cluster) == [0, 0, 0]
-    eventually(lambda: by_server(cluster) == [0, 0, 0])
+    until(lambda: by_server(cluster) == [0, 0, 0])
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -106,7 +107,7 @@ def test_under_psycopg_pool_counts_follow_the_pool(cluster: LocalCluster, balanc
         with pool.connection() as conn, pytest.raises(psycopg.OperationalError):
             conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
         del conn  # the pool drops it without closing it
-        eventually(lambda: by_node(cluster) == [2, 2, 2])
+        until(lambda: by_node(cluster) == [2, 2, 2])
     assert by_node(cluster) == [0, 0, 0]
 
 

@@ -11,18 +11,15 @@ import pytest
 from psycopg import errors
 
 import ybsmart
-from tests.api.support import by_node, in_threads
-from tests.api.wire import Listener, eventually, hangs_up, listening, refuses
+from tests.api.support import states
+from tests.api.wire import Listener, hangs_up, listening, refuses
+from tests.servers import by_node
+from tests.support import in_threads, until
 from ybsmart import faults, libpq, registry
 from ybsmart.faults import Fault
 from ybsmart.testing import LocalCluster
 
 REFUSED = b'connection to server at "127.0.0.1", port 5433 failed: '
-
-
-def states() -> list[str]:
-    (info,) = ybsmart.clusters()
-    return [node.state for node in info.nodes]
 
 
 def advertise(cluster: LocalCluster, node: int, listener: Listener) -> None:
@@ -280,7 +277,7 @@ def test_a_node_that_breaks_off_is_looked_at_and_then_passed_over(
         url = own_cluster.conninfo(load_balance=True)
         connections = [ybsmart.connect(url) for _ in range(3)]
 
-        eventually(lambda: states() == ["down", "up", "up"])
+        until(lambda: states() == ["down", "up", "up"])
 
         for conn in connections:
             conn.close()
@@ -297,7 +294,7 @@ def test_odd_parameters_of_one_caller_take_no_node_from_the_others(
 
     assert states() == ["up", "up", "up"]  # not even until the look
     (known,) = registry._clusters
-    eventually(lambda: not known.upkeep.is_watching_any())
+    until(lambda: not known.upkeep.is_watching_any())
     assert states() == ["up", "up", "up"]
 
 

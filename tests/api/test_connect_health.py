@@ -12,19 +12,16 @@ import pytest
 from psycopg import errors
 
 import ybsmart
-from tests.api.support import by_node, by_server, in_threads
-from tests.api.wire import eventually, listening, refuses, silent
+from tests.api.support import refresh, states
+from tests.api.wire import listening, refuses, silent
+from tests.servers import by_node, by_server
+from tests.support import in_threads, until
 from ybsmart import dialing, registry
 from ybsmart.candidates import LEVEL_DELAY, NodeSource
 from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
 
 PATIENT = 60  # seconds of connect_timeout: whoever waits for them fails
-
-
-def states() -> list[str]:
-    (info,) = ybsmart.clusters()
-    return [node.state for node in info.nodes]
 
 
 def close(connections: list[ybsmart.Connection[Any]]) -> None:
@@ -47,7 +44,7 @@ def test_a_stopped_node_costs_nobody_a_connect_timeout(own_cluster: LocalCluster
     assert by_node(own_cluster) == [3, 0, 3]
     assert states() == ["up", "down", "up"]
     own_cluster.resume(own_cluster.nodes[1])
-    eventually(lambda: states() == ["up", "up", "up"])
+    until(lambda: states() == ["up", "up", "up"])
     connections += [ybsmart.connect(url) for _ in range(3)]
     assert by_node(own_cluster) == [3, 3, 3]
     close(connections)
@@ -120,8 +117,8 @@ def test_the_loser_is_dropped_and_its_server_told(own_cluster: LocalCluster) -> 
     connections = [ybsmart.connect(url) for _ in range(4)]
     own_cluster.resume(own_cluster.nodes[0])
 
-    eventually(lambda: states() == ["up", "up", "up"])
-    eventually(lambda: by_server(own_cluster, "raced") == [0, 2, 2])
+    until(lambda: states() == ["up", "up", "up"])
+    until(lambda: by_server(own_cluster, "raced") == [0, 2, 2])
     assert by_node(own_cluster) == [0, 2, 2]
     assert dialing.under_way() == 0
     close(connections)
@@ -152,7 +149,7 @@ def test_a_dead_node_is_back_without_a_caller_trying_it(own_cluster: LocalCluste
 
     own_cluster.start(dead)
 
-    eventually(lambda: states() == ["up", "up", "up"])
+    until(lambda: states() == ["up", "up", "up"])
     assert ybsmart.clusters()[0].nodes[2].last_error is None
     connections += [ybsmart.connect(url) for _ in range(2)]
     assert by_node(own_cluster) == [2, 2, 2]
@@ -211,7 +208,7 @@ def test_a_node_that_flaps_is_looked_at_by_one_thread(own_cluster: LocalCluster)
         names = [thread.name for thread in threading.enumerate()]
         assert names.count("ybsmart-probe") <= 1 + EARLIER
         own_cluster.start(own_cluster.nodes[0])
-        eventually(lambda: states() == ["up", "up", "up"])
+        until(lambda: states() == ["up", "up", "up"])
 
     assert ybsmart.clusters()[0].refreshes == refreshes
 
@@ -251,7 +248,7 @@ def test_strict_modes_never_end_there(own_cluster: LocalCluster, only: dict[str,
 
     assert len(str(caught.value).splitlines()) == 4
     # The session that asked for the nodes may take a moment to end.
-    eventually(lambda: by_server(own_cluster, "strict") == [0, 0, 0])
+    until(lambda: by_server(own_cluster, "strict") == [0, 0, 0])
 
 
 def test_on_the_detour_dead_nodes_hold_nobody_up(own_cluster: LocalCluster) -> None:
@@ -329,15 +326,6 @@ def test_interval_zero_never_waits_for_a_server_that_does_not_answer(
     close(connections)
 
 
-def refresh(url: str) -> None:
-    """A refresh now, and its end."""
-    (known,) = registry._clusters
-    known.upkeep._not_before = 0.0
-    future = known.upkeep.refresh_if_due(0, request_of(url, {}))
-    assert future is not None
-    future.result(60)
-
-
 def test_an_empty_or_failing_answer_leaves_the_list(
     own_cluster: LocalCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -376,7 +364,7 @@ def test_a_rolling_restart_then_the_loss_of_the_first_host_then_a_new_node(
         own_cluster.stop(node)
         close([ybsmart.connect(url) for _ in range(3)])
         own_cluster.start(node)
-    eventually(lambda: states() == ["up", "up", "up"])
+    until(lambda: states() == ["up", "up", "up"])
     own_cluster.kill(own_cluster.nodes[0])
     own_cluster.add("aws.us-west.us-west-2c")
 
@@ -405,7 +393,7 @@ def test_when_all_addresses_are_replaced_the_configured_host_leads_to_the_new_on
         with ybsmart.connect(url) as conn:
             return conn.node is not None
 
-    eventually(balanced_again)
+    until(balanced_again)
     conn.close()
 
 
@@ -441,7 +429,7 @@ def test_no_transaction_and_no_session_is_left_behind(own_cluster: LocalCluster)
     ybsmart.connect(url).close()
     refresh(url)
 
-    eventually(lambda: by_server(own_cluster) == [0, 0, 0])
+    until(lambda: by_server(own_cluster) == [0, 0, 0])
 
 
 def test_a_server_whose_list_fails_at_first_is_looked_at_again(own_cluster: LocalCluster) -> None:
@@ -458,7 +446,7 @@ def test_a_server_whose_list_fails_at_first_is_looked_at_again(own_cluster: Loca
         with ybsmart.connect(url) as conn:
             return conn.node is not None
 
-    eventually(balanced_now)
+    until(balanced_now)
 
 
 def test_a_silent_node_is_given_longer_before_its_level_is_left(own_cluster: LocalCluster) -> None:

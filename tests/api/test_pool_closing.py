@@ -10,7 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api.support import Queued, controlled, pid, until
+import ybsmart
+from tests.api.support import Queued, controlled
+from tests.servers import pid
+from tests.support import until
 from ybsmart import ConnectionPool, DoubleRelease, PoolClosed, PoolTimeout
 
 
@@ -252,3 +255,88 @@ def test_a_connection_of_another_pool(pool: ConnectionPool, balanced: str) -> No
             pool.putconn(conn)
     with pytest.raises(TypeError, match="NoneType"):
         pool.putconn(None)
+
+
+def test_close_refuses_newcomers_and_the_queue_and_closes_what_comes_back(balanced: str) -> None:
+    pool = ConnectionPool(balanced, max_size=1)
+    conn = pool.getconn()
+    waiter = Queued(pool)
+
+    pool.close()
+    pool.close()
+
+    with pytest.raises(PoolClosed, match=pool.name):
+        waiter.result()
+    with pytest.raises(PoolClosed):
+        pool.getconn()
+    assert pool.closed
+    assert not conn.closed
+    pool.putconn(conn)
+    assert conn.closed
+    assert pool.total_count == 0
+
+
+def test_end_serves_the_queue_and_waits_for_the_holders(balanced: str) -> None:
+    pool = ConnectionPool(balanced, max_size=1)
+    conn = pool.getconn()
+    waiter = Queued(pool)
+    ending = threading.Thread(target=pool.end)
+    ending.start()
+    until(lambda: pool.closed)
+
+    with pytest.raises(PoolClosed):
+        pool.getconn()
+    pool.putconn(conn)
+    assert waiter.result() is conn
+    assert ending.is_alive()
+    pool.putconn(conn)
+    ending.join(10)
+
+    assert not ending.is_alive()
+    assert conn.closed
+    assert pool.total_count == 0
+    with pytest.raises(PoolClosed):
+        pool.end()
+
+
+def test_end_gives_up_after_its_timeout_and_the_rest_closes_when_returned(balanced: str) -> None:
+    pool = ConnectionPool(balanced)
+    conn = pool.getconn()
+
+    with pytest.raises(PoolTimeout, match="has not ended"):
+        pool.end(timeout=0.05)
+
+    pool.putconn(conn)
+    assert conn.closed
+
+
+def test_end_of_an_unused_pool_returns_at_once(balanced: str) -> None:
+    pool = ConnectionPool(balanced)
+    pool.end()
+    assert pool.closed
+
+
+def test_a_connection_that_is_opened_while_closing_is_closed(
+    balanced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ConnectionPool(balanced)
+    gate = threading.Event()
+    opened: list[psycopg.Connection[Any]] = []
+    connect = ybsmart.Connection.connect
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        gate.wait(10)
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(ybsmart.Connection, "connect", slow)
+    waiter = Queued(pool)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    with pytest.raises(PoolClosed):
+        waiter.result()
+    gate.set()
+    closing.join(10)
+
+    assert pool.total_count == 0
+    assert opened[0].closed

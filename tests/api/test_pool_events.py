@@ -8,7 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api.support import Queued, controlled, kill_backend, until
+from tests.api.support import Queued, controlled
+from tests.servers import kill_backend
+from tests.support import until
 from ybsmart import ConnectionPool
 from ybsmart.hygiene import IDLE
 

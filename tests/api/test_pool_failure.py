@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import psycopg
 import pytest
 
 import ybsmart
-from tests.api.support import Queued, controlled, in_threads, kill_backend, pid, until
+from tests.api.support import Queued, controlled
+from tests.servers import by_node, kill_backend, pid
+from tests.support import in_threads, until
 from ybsmart import ConnectionPool, PoolTimeout
 from ybsmart.testing import LocalCluster
 
@@ -282,3 +286,104 @@ def test_conn_and_node_of_a_lent_connection_count_as_in_use(
         assert conn.node is not None
         assert conn.node.in_use == 1
     assert all(node.in_use == 0 for info in ybsmart.clusters() for node in info.nodes)
+
+
+def test_a_failed_connect_reaches_the_one_who_asked_and_frees_the_place(
+    cluster: LocalCluster,
+) -> None:
+    url = cluster.conninfo(load_balance=True)
+    with ConnectionPool(url, kwargs={"password": "wrong"}, max_size=1) as pool:
+        for _ in range(3):
+            with pytest.raises(psycopg.OperationalError, match="password authentication"):
+                pool.getconn()
+            assert pool.total_count == 0
+
+
+def test_a_connection_that_broke_while_lent_is_not_lent_again(pool: ConnectionPool) -> None:
+    with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
+        conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    assert pool.total_count == 0
+    assert pool.query("SELECT 1").scalar() == 1
+
+
+def test_connections_killed_while_idle_cost_no_request(
+    cluster: LocalCluster, balanced: str
+) -> None:
+    with ConnectionPool(balanced, max_size=8, check_after=0) as pool:
+        held = [pool.getconn() for _ in range(8)]
+        for conn in held:
+            pool.putconn(conn)
+        for node in cluster.nodes:
+            cluster.execute(
+                node,
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE usename = 'yugabyte' AND pid <> pg_backend_pid() "
+                "AND backend_type = 'client backend'",
+            )
+
+        for _ in range(20):
+            assert pool.query("SELECT 1").scalar() == 1
+
+
+def test_one_broken_connection_puts_its_nodes_others_under_suspicion(
+    own_cluster: LocalCluster,
+) -> None:
+    url = own_cluster.conninfo(load_balance=True)
+    # check_after is so long that only suspicion can find the dead ones.
+    with ConnectionPool(url, max_size=6, check_after=3600) as pool:
+        held = [pool.getconn() for _ in range(6)]
+        dead = held[0].node
+        assert dead is not None
+        for conn in held[1:]:
+            pool.putconn(conn)
+        own_cluster.kill(next(n for n in own_cluster.nodes if n.host == dead.host))
+        with pytest.raises(psycopg.OperationalError):
+            held[0].execute("SELECT 1")
+        pool.putconn(held[0])
+
+        for _ in range(12):
+            assert pool.query("SELECT 1").scalar() == 1
+
+
+def test_a_killed_node_fails_only_what_was_running_on_it(own_cluster: LocalCluster) -> None:
+    url = own_cluster.conninfo(load_balance=True)
+    failed: list[BaseException] = []
+    served: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                served[pool.query("SELECT host(inet_server_addr())").scalar()] += 1
+            except psycopg.OperationalError as exc:
+                failed.append(exc)
+
+    with ConnectionPool(url, max_size=6, timeout=10) as pool:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(served) == 3 and sum(served.values()) > 300)
+        dead = own_cluster.nodes[1]
+        own_cluster.kill(dead)
+        before = Counter(served)
+        until(lambda: sum((served - before).values()) > 600)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+        assert len(failed) <= 2  # as many as the pool had connections there
+        assert not any(isinstance(error, PoolTimeout) for error in failed)
+        pool.check()
+        assert pool.total_count == pool.idle_count == sum(by_node(own_cluster))
+        assert by_node(own_cluster)[1] == 0
+
+
+def test_a_dropped_connection_gives_its_place_back(pool: ConnectionPool) -> None:
+    for _ in range(10):  # more than max_size
+        conn = pool.getconn()
+        del conn
+        gc.collect()
+
+    assert pool.query("SELECT 1").scalar() == 1
+    assert pool.total_count == 1

@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api.support import Queued, kill_backend, pid, until
+from tests.api.support import Queued
+from tests.servers import kill_backend, pid
+from tests.support import until
 from ybsmart import ConnectionPool, PoolTimeout
 
 Conn = psycopg.Connection[Any]

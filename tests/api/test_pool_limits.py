@@ -12,7 +12,9 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.api.support import Queued, controlled, in_threads, kill_backend, pid, until
+from tests.api.support import Queued, controlled
+from tests.servers import kill_backend, pid
+from tests.support import in_threads, until
 from ybsmart import ConnectionPool, PoolTimeout, TooManyRequests, sweeper
 from ybsmart.testing import LocalCluster
 
@@ -196,6 +198,11 @@ def test_refilling_is_given_up_and_begun_again_by_the_next_request(balanced: str
         assert pool.idle_count == 2
 
 
+def until_none_runs(name: str) -> None:
+    """Until no thread of this name is left."""
+    until(lambda: all(thread.name != name for thread in threading.enumerate()))
+
+
 def test_what_reconnect_failed_raises_is_logged_and_an_interrupt_goes_on(
     balanced: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,9 +223,8 @@ def test_what_reconnect_failed_raises_is_logged_and_an_interrupt_goes_on(
             reconnect_timeout=0.05,
             reconnect_failed=fail,
         ) as pool:
-            connects = f"{pool.name}-connect"
             until(lambda: "no connection for" in caplog.text)
-            until(lambda name=connects: name not in {t.name for t in threading.enumerate()})
+            until_none_runs(f"{pool.name}-connect")
             connection_class.error = None
             pool.wait(10)
             pool._check_invariants()

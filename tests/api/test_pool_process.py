@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.support import in_threads, until
 from tests.conftest import EAGER
+from tests.support import in_threads, until
 from ybsmart import ConnectionPool, PoolDeadlock
 
 # The garbage collector

@@ -16,7 +16,8 @@ import pytest
 from psycopg.rows import dict_row, tuple_row
 
 import ybsmart
-from tests.api.support import Queued, pid
+from tests.api.support import Queued
+from tests.servers import pid
 from ybsmart import ConnectionPool
 from ybsmart.testing import LocalCluster
 
@@ -438,3 +439,56 @@ def test_a_result_does_not_keep_its_connection(balanced: str) -> None:
         assert pool.total_count == 0
         assert pool.get_stats()["removed_leak"] == 1
         assert columns(results[0].description)
+
+
+def test_query_returns_all_of_the_result(pool: ConnectionPool) -> None:
+    result = pool.query("SELECT n, n * n AS square FROM generate_series(1, %s) n", [3])
+
+    assert result.rows == [(1, 1), (2, 4), (3, 9)]
+    assert list(result) == result.rows
+    assert len(result) == result.rowcount == 3
+    assert result.statusmessage == "SELECT 3"
+    assert result.description is not None
+    assert [column.name for column in result.description] == ["n", "square"]
+    assert pool.query("SELECT 1 AS one", row_factory=dict_row).one() == {"one": 1}
+    assert pool.query("SELECT 1 AS one", row_factory=dict_row).scalar() == 1
+    with pytest.raises(psycopg.ProgrammingError, match="got 3"):
+        result.one()
+
+
+def test_query_runs_in_autocommit_and_leaves_the_connection_as_it_was(
+    pool: ConnectionPool,
+) -> None:
+    assert pool.query("CREATE TEMP TABLE t (n int)").rows == []
+    pool.query("VACUUM")  # not allowed in a transaction
+
+    with pool.connection() as conn:
+        assert not conn.autocommit
+
+
+def test_an_sql_error_keeps_the_connection(pool: ConnectionPool) -> None:
+    pid = pool.query("SELECT pg_backend_pid()").scalar()
+
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        pool.query("SELECT * FROM nowhere")
+
+    assert pool.query("SELECT pg_backend_pid()").scalar() == pid
+
+
+@pytest.mark.parametrize("wrong", [None, 1, print, ["SELECT 1"]])
+def test_something_that_is_no_query_is_refused_before_anything_is_lent(
+    pool: ConnectionPool, wrong: Any
+) -> None:
+    with pytest.raises(TypeError, match=r"query: .*" + type(wrong).__name__):
+        pool.query(wrong)
+
+    assert pool.total_count == 0
+
+
+def test_a_query_that_begins_a_transaction_leaves_nothing_behind(pool: ConnectionPool) -> None:
+    pool.query("BEGIN")
+
+    with pool.connection() as conn:
+        assert not conn.autocommit
+        conn.execute("CREATE TEMP TABLE t (n int)")
+        assert conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS

@@ -7,7 +7,7 @@ import socket
 import psycopg
 import pytest
 
-from tests.api.support import kill_backend
+from tests.servers import kill_backend
 from ybsmart import ConnectionPool, hygiene
 from ybsmart.testing import LocalCluster
 

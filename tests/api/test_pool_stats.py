@@ -10,7 +10,8 @@ from collections import Counter
 import psycopg
 import pytest
 
-from tests.api.support import Queued, in_threads, until
+from tests.api.support import Queued
+from tests.support import in_threads, until
 from ybsmart import ConnectionPool, PoolTimeout
 from ybsmart.testing import LocalCluster
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api.support import in_threads
+from tests.support import in_threads
 from ybsmart import ConnectionPool
 from ybsmart.testing import LocalCluster
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
 
-from tests.api.support import Queued, controlled, in_threads, until
+import ybsmart
+from tests.api.support import Queued, controlled
+from tests.servers import by_node
+from tests.support import in_threads, until
 from ybsmart import ConnectionPool, PoolClosed, PoolDeadlock, PoolTimeout
+from ybsmart.testing import LocalCluster
 
 
 def test_who_holds_all_and_asks_for_more_is_told_at_once(balanced: str) -> None:
@@ -105,7 +110,7 @@ def test_five_thousand_waiters(balanced: str) -> None:
             threads = [threading.Thread(target=use) for _ in range(5000)]
             for thread in threads:
                 thread.start()
-            until(lambda: pool.waiting_count == 5000, 60)
+            until(lambda: pool.waiting_count == 5000, limit=60)
             for conn in held:
                 pool.putconn(conn)
             for thread in threads:
@@ -182,3 +187,103 @@ def test_waiting_goes_on_when_the_queue_has_room_again(balanced: str) -> None:
         pool.putconn(queued.result())
         waiting.join()
         assert errors == [[]]
+
+
+def test_never_more_than_max_size(cluster: LocalCluster, balanced: str) -> None:
+    with ConnectionPool(balanced, max_size=2) as pool:
+        most = 0
+
+        def use() -> None:
+            nonlocal most
+            for _ in range(20):
+                pool.query("SELECT 1")
+                most = max(most, sum(by_node(cluster)))
+
+        assert not in_threads(8, use)
+        assert 1 <= most <= 2
+
+
+def test_waiters_are_served_in_the_order_of_their_arrival(pool: ConnectionPool) -> None:
+    held = [pool.getconn() for _ in range(3)]
+    queue = [Queued(pool) for _ in range(5)]
+    assert pool.waiting_count == 5
+
+    for waiter in queue[:3]:
+        conn = held.pop(0)
+        pool.putconn(conn)
+        assert waiter.result() is conn
+        held.append(conn)
+    assert all(waiter.thread.is_alive() for waiter in queue[3:])
+    for waiter in queue[3:]:
+        pool.putconn(held.pop(0))
+        held.append(waiter.result())
+    for conn in held:
+        pool.putconn(conn)
+
+
+def test_a_waiter_takes_a_returned_connection_before_its_own_is_open(
+    balanced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectionPool(balanced, max_size=2) as pool:
+        first = pool.getconn()
+        gate = threading.Event()
+        connect = ybsmart.Connection.connect
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            gate.wait(10)
+            return connect(*args, **kwargs)
+
+        monkeypatch.setattr(ybsmart.Connection, "connect", slow)
+        waiter = Queued(pool)
+        assert pool.connecting_count == 1
+        pool.putconn(first)
+        assert waiter.result() is first
+
+        gate.set()
+        until(lambda: pool.connecting_count == 0)
+        assert pool.idle_count == 1  # the connection outlived the request for it
+        pool.putconn(first)
+
+
+def test_a_request_that_times_out_says_so_and_leaves_nothing_behind(pool: ConnectionPool) -> None:
+    held = [Queued(pool).result() for _ in range(3)]
+
+    with pytest.raises(PoolTimeout, match=r"idle 0.*waiting") as caught:
+        pool.getconn(timeout=0.05)
+
+    assert isinstance(caught.value, psycopg.OperationalError)
+    assert pool.name in str(caught.value)
+    assert pool.waiting_count == 0
+    for conn in held:
+        pool.putconn(conn)
+
+
+def test_timeout_zero_is_only_if_one_is_at_hand(pool: ConnectionPool) -> None:
+    with pool.connection():
+        pass
+
+    conn = pool.getconn(timeout=0)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0)
+    pool.putconn(conn)
+
+
+def test_an_interrupt_while_waiting_loses_nothing(pool: ConnectionPool) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    held = [Queued(pool).result() for _ in range(3)]
+    original = pool._sleep
+
+    def interrupted(waiter: Any, timeout: Any) -> None:
+        pool.putconn(held.pop())  # granted to this waiter, which then is interrupted
+        raise Interrupt
+
+    pool._sleep = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Interrupt):
+        pool.getconn()
+    pool._sleep = original  # type: ignore[method-assign]
+
+    assert (pool.waiting_count, pool.idle_count) == (0, 1)
+    for conn in held:
+        pool.putconn(conn)

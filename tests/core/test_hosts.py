@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.core.shell import Actor
+from tests.core.actors import Actor
 
 SEED = 20240229
 NOW = 100.0

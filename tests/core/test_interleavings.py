@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.core.actors import Actor
 from tests.core.shell import (
     IDLE,
     IN_TRANSACTION,
-    Actor,
     Closed,
     Conn,
     Interrupt,

@@ -16,7 +16,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.core.shell import IN_TRANSACTION, Actor, Closed, Interrupt, NotLent, TimedOut, make_shell
+from tests.core.actors import Actor
+from tests.core.shell import IN_TRANSACTION, Closed, Interrupt, NotLent, TimedOut, make_shell
 
 
 class Model:

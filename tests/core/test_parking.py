@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import until
+
 FOR_EVER = 20.0  # seconds
 
 
@@ -51,13 +53,6 @@ def asleep(thread: threading.Thread) -> bool:
     """Whether the thread is blocked in the kernel."""
     with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] == "S"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + FOR_EVER
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("timeout", [-1, 0, 0.001, FOR_EVER, threading.TIMEOUT_MAX])

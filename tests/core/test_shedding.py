@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import cycle
 from typing import Any
 
 import pytest
 
-MakePool = Callable[..., Any]
+from tests.core.shell import MakePool
 
 
 def test_the_one_that_has_been_idle_the_longest_is_closed_and_another_opened(

@@ -16,16 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.core.shell import (
-    IDLE,
-    IN_TRANSACTION,
-    NEVER,
-    Closed,
-    Conn,
-    Interrupt,
-    NotLent,
-    TimedOut,
-)
+from tests.core.shell import IDLE, IN_TRANSACTION, NEVER, Closed, Conn, Interrupt, NotLent, TimedOut
+from tests.support import Threads
 
 FOR_EVER = 10.0  # seconds; a request that waits for so long has been forgotten
 
@@ -206,33 +198,6 @@ def make_pool(core: Any) -> Iterator[Callable[..., Any]]:
         pool._check_invariants()
 
 
-def in_threads(count: int, action: Callable[[], None]) -> tuple[list[threading.Thread], list[Any]]:
-    """Start an action in that many threads at once; return them, and the list of their errors."""
-    errors: list[BaseException] = []
-    start = threading.Barrier(count + 1)
-
-    def run() -> None:
-        start.wait()
-        try:
-            action()
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    return threads, errors
-
-
-def join(threads: list[threading.Thread], errors: list[BaseException]) -> None:
-    for thread in threads:
-        thread.join(FOR_EVER + 10)
-        assert not thread.is_alive(), "a thread is stuck"
-    if errors:
-        raise errors[0]
-
-
 def use(pool: Any, over: threading.Event) -> None:
     """Do whatever may be done to a pool, until it is over."""
     while not over.is_set():
@@ -277,7 +242,7 @@ def test_nothing_is_lost_whatever_eight_threads_do(
 ) -> None:
     pool = make_pool(3, failing=failing, check_after=0 if failing else NEVER)
     over = threading.Event()
-    threads, errors = in_threads(8, lambda: use(pool, over))
+    threads = Threads([lambda: use(pool, over)] * 8)
 
     # Not to wait for anything: for as long as this takes, the threads do what they do.
     deadline = time.monotonic() + stress_seconds / 6
@@ -292,7 +257,7 @@ def test_nothing_is_lost_whatever_eight_threads_do(
         pool._sweep()
     else:
         over.set()
-    join(threads, errors)
+    threads.join()
     pool.stop()
 
     gc.collect()
@@ -326,12 +291,10 @@ def test_reports_may_be_read_and_notes_be_set_while_connections_come_and_go(
             assert opening is None or opening.has_owner in (True, False)
             pool._numbers(True)
 
-    threads, errors = in_threads(6, lambda: use(pool, over))
-    lookers, surprises = in_threads(3, look)
+    threads = Threads([lambda: use(pool, over)] * 6 + [look] * 3)
     over.wait(stress_seconds / 5)
     over.set()
-    join(threads, errors)
-    join(lookers, surprises)
+    threads.join()
 
 
 def test_threads_are_served_in_the_order_in_which_they_went_to_sleep(
@@ -352,7 +315,9 @@ def test_threads_are_served_in_the_order_in_which_they_went_to_sleep(
         thread.start()
         pool.sleeping.get(timeout=FOR_EVER)
     pool.putconn(conn)
-    join(threads, [])
+    for thread in threads:
+        thread.join(FOR_EVER + 10)
+        assert not thread.is_alive(), "forgotten"
 
     assert served == list(range(32))
 
@@ -372,10 +337,10 @@ def test_every_thread_gets_its_share(
                 count += 1
         counts.append(count)
 
-    threads, errors = in_threads(16, borrow)
+    threads = Threads([borrow] * 16)
     over.wait(stress_seconds / 5)
     over.set()
-    join(threads, errors)
+    threads.join()
 
     # With newcomers that overtake it is nothing for some and everything for others.
     assert min(counts) > 0.5 * sum(counts) / len(counts)
@@ -410,7 +375,7 @@ def interrupt_again_and_again(seconds: float, action: Callable[[], None]) -> int
             except Interrupt:
                 pass
 
-    threads, errors = in_threads(4, run)
+    threads = Threads([run] * 4)
     deadline = time.monotonic() + seconds
     interrupted = 0
     while time.monotonic() < deadline:
@@ -420,9 +385,9 @@ def interrupt_again_and_again(seconds: float, action: Callable[[], None]) -> int
         interrupt(thread)
         interrupted += 1
     over.set()
-    join(threads, [])
+    threads.wait()
     # The last ones may have come when their threads were done with everything.
-    assert all(isinstance(error, Interrupt) for error in errors), errors
+    assert all(isinstance(error, Interrupt) for error in threads.errors), threads.errors
     return interrupted
 
 

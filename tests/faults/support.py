@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ybsmart
-from tests.api.support import by_node, by_server, until
 from tests.faults.conftest import NAME
+from tests.servers import by_node, by_server
+from tests.support import until
 from ybsmart import ConnectionPool, sweeper
 from ybsmart.testing import LocalCluster
 
@@ -25,14 +25,15 @@ def borrowed(pool: ConnectionPool, count: int = 12) -> Iterator[list[Any]]:
             pool.putconn(conn)
 
 
-def soon(condition: Callable[[], object], *pools: ConnectionPool, limit: float = 15.0) -> None:
+def soon(condition: Callable[[], object], *pools: ConnectionPool) -> None:
     """Wait until it is so, with the sweeper coming by these pools all the time."""
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline
+
+    def look() -> bool:
         for pool in pools:
             sweeper.watch(pool)
-        time.sleep(0.02)
+        return bool(condition())
+
+    until(look)
 
 
 def swept(pool: ConnectionPool, times: int = 20) -> None:

@@ -20,9 +20,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api.support import until
 from tests.faults.client import Load
 from tests.faults.support import audit, fill, soon, spread
+from tests.support import until
 from ybsmart import ConnectionPool, PoolTimeout
 from ybsmart.testing import LocalCluster
 

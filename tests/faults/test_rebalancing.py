@@ -7,8 +7,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from tests.api.support import pid, until
 from tests.faults.support import audit, borrowed, fill, soon, spread, state, swept
+from tests.servers import pid
+from tests.support import until
 from ybsmart import ConnectionPool
 from ybsmart.testing import LocalCluster
 

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.api.support import until
 from tests.faults import load
 from tests.faults.support import audit, borrowed, fill, soon, spread, state, swept
+from tests.support import until
 from ybsmart import ConnectionPool, silence, tending
 from ybsmart.testing import LocalCluster
 
@@ -146,7 +146,7 @@ def test_a_wait_that_has_ended_by_itself_is_not_ended(
             asking.join()
             other_asks = Asking(other, "SELECT pg_advisory_lock(1)")
             asking = Asking(conn, "SELECT pg_sleep(0.3), 1")
-            until(lambda: watch.look([slot], 0.0))
+            until(lambda: bool(watch.look([slot], 0.0)))
             asking.join()
             assert not watch.end(slot, "late")
             assert watch.look([slot], 0.0) == {}
@@ -154,7 +154,7 @@ def test_a_wait_that_has_ended_by_itself_is_not_ended(
             other_asks.join()
         assert conn.execute("SELECT 1").fetchone() == (1,)
         asking = Asking(conn, "SELECT pg_sleep(60)")
-        until(lambda: watch.look([slot], 0.0))
+        until(lambda: bool(watch.look([slot], 0.0)))
         assert watch.end(slot, "enough")
         asking.join()
         assert isinstance(asking.error, psycopg.OperationalError)

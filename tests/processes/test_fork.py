@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.support import until
-from tests.api.tls import OPENSSL, TlsServers, programs
 from tests.processes.support import Program
+from tests.support import until
+from tests.tls import OPENSSL, TlsServers, programs
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.support import until
 from tests.processes.support import Program
+from tests.support import until
 
 # An application that has used its pool before it is forked, if it is.
 APPLICATION = """
@@ -102,7 +102,7 @@ def serve(folder: Path, url: str) -> Iterator[Callable[..., Server]]:
         path = os.pathsep.join([str(folder), *filter(None, sys.path)])
         programs.append(Program(arguments, URL=url, PYTHONPATH=path))
         server = Server(programs[-1], port)
-        until(server.is_up, 60)
+        until(server.is_up, limit=60)
         return server
 
     yield start
@@ -142,7 +142,7 @@ def test_gunicorn(
     )
 
     def ready(count: int) -> None:
-        until(lambda: server.program.errors.count("worker ready") == count, 60)
+        until(lambda: server.program.errors.count("worker ready") == count, limit=60)
 
     ready(3)
     answers = server.ask_all(100)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import ybsmart
-from tests.api.support import until
 from tests.processes.support import Program
+from tests.support import until
 from ybsmart import ConnectionPool
 
 KILLED = -signal.SIGTERM

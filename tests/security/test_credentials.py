@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.api.support import until
+from tests.support import until
 from ybsmart import ConnectionPool, registry
 from ybsmart.testing import LocalCluster
 
@@ -35,6 +35,13 @@ def states() -> set[str]:
 def known(cluster: LocalCluster) -> bool:
     (info,) = ybsmart.clusters()
     return {node.uuid for node in info.nodes} == {node.uuid for node in cluster.nodes}
+
+
+def knows_afresh(pool: ConnectionPool, cluster: LocalCluster) -> bool:
+    """Whether it knows all nodes, after a connect."""
+    pool.drain()
+    pool.query("SELECT 1")
+    return known(cluster)
 
 
 def place(cluster: LocalCluster) -> str:
@@ -74,7 +81,7 @@ def test_a_password_that_is_rotated(servers: LocalCluster, how: str) -> None:
         pool.query("SELECT 1")
         added = servers.add()
         servers.execute(added, "CREATE ROLE old LOGIN PASSWORD 'second'")
-        until(lambda: pool.drain() or (pool.query("SELECT 1") and known(servers)))  # type: ignore[func-returns-value]
+        until(lambda: knows_afresh(pool, servers))
         assert states() == {"up"}
 
 
@@ -98,5 +105,5 @@ def test_a_role_that_is_dropped_after_it_was_the_last_to_be_let_in(servers: Loca
             pool.putconn(conn)
         added = servers.add()
         servers.execute(added, "CREATE ROLE new LOGIN PASSWORD 'third'")
-        until(lambda: pool.drain() or (pool.query("SELECT 1") and known(servers)))  # type: ignore[func-returns-value]
+        until(lambda: knows_afresh(pool, servers))
     assert states() == {"up"}

@@ -7,7 +7,6 @@ Sees the driver as an application does, through its public names only, and the s
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,27 +15,15 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.api.support import in_threads
+from tests.support import in_threads, until
 from ybsmart.testing import LocalCluster, LocalNode
 
-_DEADLINE = 15.0  # seconds for what is only a matter of time; never reached when all is well
 _numbers = itertools.count(1)
 
 
 def address(node: LocalNode) -> str:
     """The name that a node goes by in `connection_counts()`."""
     return f"{node.advertised_host}:{node.advertised_port}"
-
-
-def eventually(what: Callable[[], object], expected: object) -> None:
-    """Poll until `what()` is as expected, or fail with the difference."""
-    deadline = time.monotonic() + _DEADLINE
-    pause = 0.002
-    while (seen := what()) != expected:
-        if time.monotonic() > deadline:
-            assert seen == expected, "still not so after the deadline"
-        time.sleep(pause)
-        pause = min(0.1, pause * 1.5)
 
 
 def states(cluster: LocalCluster) -> list[str | None]:
@@ -100,7 +87,7 @@ class Client:
 
     def touch_until(self, what: Callable[[], object], expected: object) -> None:
         """Let requests go on until something has come about."""
-        eventually(lambda: (self.touch(), what())[1], expected)
+        until(lambda: (self.touch(), what())[1], expected)
 
     def close(self) -> None:
         """Close all connections."""
@@ -141,7 +128,7 @@ class Client:
         assert self.counts() == list(expected)
         assert self.nodes() == list(expected)
         # A server takes some milliseconds to end a session, which includes the driver's own.
-        eventually(self.sessions, list(expected if alive is None else alive))
+        until(self.sessions, list(expected if alive is None else alive))
 
     def spread(self, count: int, expected: Sequence[int], **params: Any) -> None:
         """Open so many connections, find them where expected, and close them."""

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.api.support import in_threads
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import Client, eventually, sessions_so_far, states, stop
+from tests.smart.scenario import Client, sessions_so_far, states, stop
+from tests.support import in_threads, until
 from ybsmart.testing import LocalCluster
 
 PROMPT = 4.0  # as in test_failures.py
@@ -38,13 +38,13 @@ def test_thirty_tasks_at_once_spread_exactly_after_one_look(
     async def main() -> None:
         connections = await asyncio.gather(*(connect(app) for _ in range(30)))
         assert app.counts() == [10, 10, 10]
-        eventually(app.sessions, [10, 10, 10])
+        until(app.sessions, [10, 10, 10])
         await close(connections)
 
     asyncio.run(main())
 
     app.check([0, 0, 0])
-    eventually(lambda: sum(sessions_so_far(three)) - before, 31)
+    until(lambda: sum(sessions_so_far(three)) - before, 31)
 
 
 def test_sync_and_async_connections_of_one_process_are_counted_together(
@@ -58,7 +58,7 @@ def test_sync_and_async_connections_of_one_process_are_counted_together(
             connections.append(await connect(app))
             await asyncio.to_thread(app.open, 1)
         assert app.counts() == [2, 2, 2]
-        eventually(app.sessions, [2, 2, 2])
+        until(app.sessions, [2, 2, 2])
         await close(connections)
 
     asyncio.run(main())
@@ -128,7 +128,7 @@ def test_modes_keys_and_fallback_are_the_same(
     async def main() -> None:
         connections = [await connect(app) for _ in range(12)]
         assert app.counts() == expected
-        eventually(app.sessions, expected)
+        until(app.sessions, expected)
         await close(connections)
 
     asyncio.run(main())

@@ -6,7 +6,7 @@ import pytest
 
 import ybsmart
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import eventually
+from tests.support import until
 from ybsmart.testing import LocalCluster
 
 COLUMNS = [8, 9, 10]
@@ -154,8 +154,8 @@ def test_two_clusters_with_the_same_private_addresses_reached_by_public_ones(
         first.open(6)
         second.open(3)
 
-        eventually(first.sessions, [2, 2, 2])
-        eventually(second.sessions, [1, 1, 1])
+        until(first.sessions, [2, 2, 2])
+        until(second.sessions, [1, 1, 1])
         assert list(ybsmart.connection_counts(first.url).values()) == [2, 2, 2]
         assert list(ybsmart.connection_counts(second.url).values()) == [1, 1, 1]
         first.close()
@@ -176,4 +176,4 @@ def test_a_cluster_that_was_replaced_behind_its_address_is_a_new_one(client: New
         )
         app.open(4)
 
-        eventually(app.sessions, [2, 2])
+        until(app.sessions, [2, 2])

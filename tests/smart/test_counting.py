@@ -16,9 +16,8 @@ import pytest
 from psycopg import rows
 
 import ybsmart
-from tests.api.support import in_threads
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import eventually
+from tests.support import in_threads, until
 from ybsmart.testing import LocalCluster
 
 
@@ -175,7 +174,7 @@ def test_under_psycopg_pool_the_pools_connections_count_idle_or_not(
     ) as pool:
         pool.wait()
         assert app.counts() == [2, 2, 2]
-        eventually(app.sessions, [2, 2, 2])
+        until(app.sessions, [2, 2, 2])
         with pool.connection() as conn:
             conn.execute("SELECT 1")
             assert app.counts() == [2, 2, 2]
@@ -204,8 +203,8 @@ def test_under_psycopg_pool_a_killed_connection_is_replaced_and_counted_right(
         del conn
         gc.collect()
 
-        eventually(lambda: sum(app.sessions()), 6)
-        eventually(app.counts, app.sessions())
+        until(lambda: sum(app.sessions()), 6)
+        until(app.counts, app.sessions())
 
     app.check([0, 0, 0])
 

@@ -14,7 +14,8 @@ import pytest
 
 import ybsmart
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import eventually, sessions_so_far, states
+from tests.smart.scenario import sessions_so_far, states
+from tests.support import until
 from ybsmart.testing import LocalCluster
 
 # What a caller may lose to a node that does not answer, while the connect_timeout is ten seconds.
@@ -211,7 +212,7 @@ def test_a_rolling_restart_then_the_loss_of_the_contact_host_then_a_new_node(
 def test_a_node_that_flaps_causes_no_storm_of_looks(three: LocalCluster, client: NewClient) -> None:
     app = client(three, failed_host_reconnect_delay_secs=0)
     app.touch()
-    eventually(app.sessions, [0, 0, 0])
+    until(app.sessions, [0, 0, 0])
     before = sum(sessions_so_far(three)[:2])
     for _ in range(3):
         three.kill(2)
@@ -224,7 +225,7 @@ def test_a_node_that_flaps_causes_no_storm_of_looks(three: LocalCluster, client:
         # The statistics of the node start anew with it; those of the others tell enough.
         return 0 <= sum(sessions_so_far(three)[:2]) - before <= 24 + 8
 
-    eventually(extra, True)
+    until(extra, True)
 
 
 # Counts and quarantine are two things
@@ -269,7 +270,7 @@ def test_a_node_without_a_free_slot_is_passed_over_and_stays_in_service(
         finally:
             for other in others:
                 other.close()
-        eventually(lambda: cluster.sessions(1), 0)
+        until(lambda: cluster.sessions(1), 0)
         app.open(3)
         app.check([3, 3, 3])
 
@@ -447,7 +448,7 @@ def test_all_addresses_are_replaced_while_the_url_stays_valid(client: NewClient)
 
         # The next one succeeds, wherever it goes; and soon all go to the new nodes.
         app.touch()
-        eventually(app.touch, True)
+        until(app.touch, True)
         (info,) = ybsmart.clusters()
         assert {node.host for node in info.nodes} == {node.host for node in cluster.nodes[1:]}
         app.spread(4, [0, 2, 2])
@@ -469,7 +470,7 @@ def test_a_second_name_in_the_url_leads_to_the_cluster_when_the_first_is_gone(
         after = client(new, host=hosts, port=ports)
         after.touch()
 
-        eventually(after.touch, True)
+        until(after.touch, True)
         after.spread(4, [2, 2])
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import ybsmart
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import eventually
+from tests.support import until
 from ybsmart.testing import LocalCluster
 
 ONE_CONNECTION = """
@@ -45,7 +45,7 @@ def test_twenty_fresh_processes_with_one_connection_each_are_not_all_on_one_node
         assert sum(where.values()) == 20
         # By lot, one node in 100 000 runs would have seventeen.
         assert max(where.values()) < 17
-        eventually(app.sessions, [where[node.host] for node in three.nodes])
+        until(app.sessions, [where[node.host] for node in three.nodes])
     finally:
         for process in processes:
             process.communicate()

@@ -10,7 +10,8 @@ import pytest
 
 import ybsmart
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import eventually, sessions_so_far, stop
+from tests.smart.scenario import sessions_so_far, stop
+from tests.support import until
 from ybsmart.testing import LocalCluster
 
 
@@ -116,7 +117,7 @@ def test_without_a_match_the_flag_decides_between_the_cluster_and_an_error(
 ) -> None:
     app = client(three, topology_keys=keys("BAD"))
     app.spread(12, [4, 4, 4], fallback_to_topology_keys_only=False)
-    eventually(app.sessions, [0, 0, 0])
+    until(app.sessions, [0, 0, 0])
     before = sessions_so_far(three)
 
     with pytest.raises(psycopg.OperationalError, match="topology_keys"):

@@ -6,7 +6,8 @@ import pytest
 
 import ybsmart
 from tests.smart.conftest import NewClient
-from tests.smart.scenario import Client, eventually, sessions_so_far
+from tests.smart.scenario import Client, sessions_so_far
+from tests.support import until
 from ybsmart.testing import LocalCluster
 
 
@@ -45,7 +46,7 @@ def test_thirty_threads_in_a_cold_process_spread_exactly_after_one_look(
     threads.check([10, 10, 10])
     threads.close()
     # The thirty, and the one that asked for the nodes.
-    eventually(lambda: sum(sessions_so_far(three)) - before, 31)
+    until(lambda: sum(sessions_so_far(three)) - before, 31)
 
 
 def test_twenty_four_threads_twice_with_a_node_added_between(
@@ -120,7 +121,7 @@ def test_several_ports_on_one_host_are_several_nodes(client: NewClient) -> None:
         assert ybsmart.connection_counts() == {f"127.0.61.1:{port}": 4 for port in ports}
         assert len(ports) == 3
         for cluster in (first, second, third):
-            eventually(lambda c=cluster: c.sessions(0, application_name=app.name), 4)  # type: ignore[misc]
+            until(lambda c=cluster: c.sessions(0, application_name=app.name), 4)  # type: ignore[misc]
 
 
 def test_connections_of_several_clients_are_balanced_together(

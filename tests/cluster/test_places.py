@@ -1,0 +1,152 @@
+"""Where the servers are to be reached: addresses, ports, passwords."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+import psycopg.errors
+import pytest
+
+from tests.cluster.support import (
+    NET,
+    busy,
+    discover,
+    refused,
+)
+from ybsmart.testing import LocalCluster
+from ybsmart.testing import cluster as cluster_module
+from ybsmart.testing import server as server_module
+
+
+def test_conninfo_names_a_node_and_carries_parameters(cluster: LocalCluster) -> None:
+    port = cluster.nodes[0].port
+    base = f"postgresql://yugabyte:yugabyte@{NET}.%d:{port}/yugabyte"
+    assert cluster.conninfo() == base % 1
+    assert cluster.conninfo(cluster.nodes[1]) == base % 2
+    assert cluster.conninfo(2) == base % 3
+    assert cluster.conninfo(load_balance=True) == base % 1 + "?load_balance=true"
+    keys = "aws.us-west.*:1,a&b=c d/%"
+    uri = cluster.conninfo(1, load_balance=False, topology_keys=keys, connect_timeout=3)
+    assert parse_qs(urlsplit(uri).query) == {
+        "load_balance": ["false"],
+        "topology_keys": [keys],
+        "connect_timeout": ["3"],
+    }
+    assert re.fullmatch(r"[\w.~%&=-]+", urlsplit(uri).query)
+    with psycopg.connect(
+        cluster.conninfo(1, application_name="a b&c=%/+", options="-c jit=on")
+    ) as conn:
+        row = conn.execute("SELECT current_setting('application_name'), current_setting('jit')")
+        assert row.fetchone() == ("a b&c=%/+", "on")
+
+
+def test_a_wrong_password_is_refused(cluster: LocalCluster) -> None:
+    for node in cluster.nodes:
+        wrong = cluster.conninfo(node).replace(":yugabyte@", ":wrong@")
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(wrong)
+        with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+            psycopg.connect(cluster.conninfo(node).replace(":yugabyte@", "@"), passfile="/nowhere")
+
+
+def test_the_port_is_5433_only_where_it_is_free_on_every_address() -> None:
+    first = f"{NET}.1"
+    with LocalCluster(2, first_address=first) as cluster:
+        assert {node.port for node in cluster.nodes} == {5433}
+    with busy(f"{NET}.2", 5433), LocalCluster(2, first_address=first) as cluster:
+        (port,) = {node.port for node in cluster.nodes}
+        assert port != 5433
+        # Outgoing connections must not be able to take it while a node is down.
+        low, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        assert port < int(low)
+
+
+def test_a_given_port_is_used_or_refused() -> None:
+    with LocalCluster(2, port=15999, first_address=f"{NET}.1") as cluster:
+        assert [node.port for node in cluster.nodes] == [15999, 15999]
+        with pytest.raises(OSError, match=rf"15999 is taken on {NET}\.2"):
+            LocalCluster(2, port=15999, first_address=f"{NET}.2")
+
+
+def test_a_port_lost_to_another_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, lies = cluster_module._is_free, iter([True, True])
+    with busy(f"{NET}.2", 5433):
+        monkeypatch.setattr(
+            cluster_module, "_is_free", lambda *place: next(lies, None) or free(*place)
+        )
+        with LocalCluster(2, first_address=f"{NET}.1") as cluster:
+            (port,) = {node.port for node in cluster.nodes}
+            assert port != 5433
+            assert len(discover(cluster.conninfo(1))) == 2
+            with socket.socket() as probe:
+                assert probe.connect_ex((f"{NET}.1", 5433)) != 0
+
+
+def test_two_clusters_side_by_side() -> None:
+    with (
+        LocalCluster(2, port=15998, first_address=f"{NET}.1") as one,
+        LocalCluster(2, port=15998, first_address=f"{NET}.11") as two,
+    ):
+        assert [row["host"] for row in discover(one.conninfo(1))] == [f"{NET}.1", f"{NET}.2"]
+        assert [row["host"] for row in discover(two.conninfo(1))] == [f"{NET}.11", f"{NET}.12"]
+        assert one.universe_uuid != two.universe_uuid
+        one.kill(0)
+        assert len(discover(two.conninfo(0))) == 2
+        one.close()
+        assert len(discover(two.conninfo(0))) == 2
+
+
+def test_closing_the_first_cluster_spares_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = server_module.home()
+    monkeypatch.setattr(home, "_clusters", 7000)
+    with LocalCluster(1, first_address=f"{NET}.1") as first:
+        monkeypatch.setattr(home, "_clusters", 70009)
+        with LocalCluster(1, first_address=f"{NET}.11") as tenth:
+            assert tenth._folder.startswith(first._folder)
+            first.close()
+            assert len(discover(tenth.conninfo())) == 1
+
+
+def test_two_threads_start_clusters_at_once() -> None:
+    clusters: list[LocalCluster] = []
+    threads = [
+        threading.Thread(target=lambda: clusters.append(LocalCluster(2, first_address=f"{NET}.1")))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({cluster.nodes[0].port for cluster in clusters}) == 3
+    for cluster in clusters:
+        assert len(discover(cluster.conninfo(1))) == 2
+        cluster.close()
+
+
+def test_one_address_and_several_ports_where_there_are_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = cluster_module._is_free
+
+    def like_macos(host: str, port: int) -> bool:
+        if host != "127.0.0.1":
+            raise OSError(49 if sys.platform == "darwin" else 99, "no such address")
+        return free(host, port)
+
+    monkeypatch.setattr(cluster_module, "_is_free", like_macos)
+    with LocalCluster() as cluster:
+        cluster.add()
+        assert {node.host for node in cluster.nodes} == {"127.0.0.1"}
+        assert len({node.port for node in cluster.nodes}) == 4
+        for node in cluster.nodes:
+            places = [(row["host"], row["port"]) for row in discover(cluster.conninfo(node))]
+            assert places == [(other.host, other.port) for other in cluster.nodes]
+        cluster.kill(1)
+        assert refused(cluster.nodes[1])
+        assert [node.state for node in cluster.nodes].count("running") == 3
