@@ -20,13 +20,13 @@ import psycopg
 import psycopg.rows
 import pytest
 
+import ybsmart
 from tests.support import until
 from ybsmart.testing import LocalNode
-from ybsmart.testing import server as server_module
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-SOURCE = str(Path(server_module.__file__).parents[2])
+SOURCE = str(Path(ybsmart.__file__).parents[1])
 PACKAGES = str(Path(psycopg.__file__).parents[1])
 # Addresses of this process's own: other runs on the same machine use the default ones.
 NET = f"127.{20 + os.getpid() // 200 % 200}.{20 + os.getpid() % 200}"
@@ -97,9 +97,9 @@ def busy(host: str, port: int) -> socket.socket:
 SCRIPT = """
 import json, os, pathlib, signal, subprocess, sys, time
 from ybsmart.testing import LocalCluster
-from ybsmart.testing import server
+from ybsmart.testing.home import home as home_of_process
 cluster = LocalCluster(2, first_address=sys.argv[1])
-home = server.home()
+home = home_of_process()
 def children():
     pids = []
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):

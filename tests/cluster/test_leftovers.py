@@ -33,6 +33,7 @@ from tests.cluster.support import (
 from tests.support import until
 from ybsmart.testing import LocalCluster
 from ybsmart.testing import server as server_module
+from ybsmart.testing.home import home
 
 
 @linux_only
@@ -82,8 +83,7 @@ def test_nothing_is_left_after_an_error_in_the_constructor(
 ) -> None:
     LocalCluster(1).close()
     before, ours = family(os.getpid()), set[str]()
-    home = server_module.home()
-    folders = set(os.listdir(home.folder))
+    folders = set(os.listdir(home().folder))
     started: set[int] = set()
     wait = server_module.Server.wait_until_ready
 
@@ -101,7 +101,7 @@ def test_nothing_is_left_after_an_error_in_the_constructor(
     assert len(started) >= 8
     assert not started & set(parents())
     assert family(os.getpid()) == before
-    assert set(os.listdir(home.folder)) == folders
+    assert set(os.listdir(home().folder)) == folders
     assert len(ours) == 2
     assert not ours & segments()
     assert kept.tb is not None
@@ -189,8 +189,8 @@ def test_sigkill_of_the_owner_while_it_starts(delay: float) -> None:
     os.chmod(folder, 0o755)
     try:
         code = f"""
-        from ybsmart.testing import LocalCluster, server
-        server._fast_folder = lambda: {folder!r}
+        from ybsmart.testing import LocalCluster, home
+        home._fast_folder = lambda: {folder!r}
         print(flush=True)
         LocalCluster(first_address=f"{NET}.1")
         """

@@ -24,6 +24,7 @@ from tests.cluster.support import (
 )
 from tests.support import until
 from ybsmart.testing import LocalCluster, watchdog
+from ybsmart.testing import home as home_module
 from ybsmart.testing import server as server_module
 
 
@@ -32,7 +33,7 @@ def test_a_forked_child_touches_nothing() -> None:
     with LocalCluster(2, first_address=f"{NET}.1") as cluster:
         everything = set.union(*(family(node.pid) for node in cluster.nodes))
         reader, writer = os.pipe()
-        lock = server_module._lock
+        lock = home_module._lock
         lock.acquire()  # as another thread may have, at the moment of the fork
         child = os.fork()
         if child == 0:
@@ -51,7 +52,7 @@ def test_a_forked_child_touches_nothing() -> None:
                 with LocalCluster(1, first_address=f"{NET}.11") as own:
                     report.append(own.nodes[0].host)
                     report.append(str(own._home is cluster._home))
-                server_module.home().close()
+                home_module.home().close()
             except BaseException as error:
                 report.append(repr(error))
             finally:
@@ -130,7 +131,8 @@ def test_a_killed_watchdog_is_replaced() -> None:
         home._watchdog.kill()
         home._watchdog.wait()
         second = LocalCluster(1, first_address=sys.argv[1] + "1")
-        print(json.dumps([server.home()._watchdog.pid, server.home()._folders]), flush=True)
+        home = home_of_process()
+        print(json.dumps([home._watchdog.pid, home._folders]), flush=True)
         time.sleep(60)
         """,
         f"{NET}.1",

@@ -20,8 +20,8 @@ from tests.cluster.support import (
     refused,
 )
 from ybsmart.testing import LocalCluster
-from ybsmart.testing import cluster as cluster_module
-from ybsmart.testing import server as server_module
+from ybsmart.testing import home as home_module
+from ybsmart.testing import places as places_module
 
 
 def test_conninfo_names_a_node_and_carries_parameters(cluster: LocalCluster) -> None:
@@ -75,10 +75,10 @@ def test_a_given_port_is_used_or_refused() -> None:
 
 
 def test_a_port_lost_to_another_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    free, lies = cluster_module._is_free, iter([True, True])
+    free, lies = places_module._is_free, iter([True, True])
     with busy(f"{NET}.2", 5433):
         monkeypatch.setattr(
-            cluster_module, "_is_free", lambda *place: next(lies, None) or free(*place)
+            places_module, "_is_free", lambda *place: next(lies, None) or free(*place)
         )
         with LocalCluster(2, first_address=f"{NET}.1") as cluster:
             (port,) = {node.port for node in cluster.nodes}
@@ -103,7 +103,7 @@ def test_two_clusters_side_by_side() -> None:
 
 
 def test_closing_the_first_cluster_spares_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
-    home = server_module.home()
+    home = home_module.home()
     monkeypatch.setattr(home, "_clusters", 7000)
     with LocalCluster(1, first_address=f"{NET}.1") as first:
         monkeypatch.setattr(home, "_clusters", 70009)
@@ -132,14 +132,14 @@ def test_two_threads_start_clusters_at_once() -> None:
 def test_one_address_and_several_ports_where_there_are_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    free = cluster_module._is_free
+    free = places_module._is_free
 
     def like_macos(host: str, port: int) -> bool:
         if host != "127.0.0.1":
             raise OSError(49 if sys.platform == "darwin" else 99, "no such address")
         return free(host, port)
 
-    monkeypatch.setattr(cluster_module, "_is_free", like_macos)
+    monkeypatch.setattr(places_module, "_is_free", like_macos)
     with LocalCluster() as cluster:
         cluster.add()
         assert {node.host for node in cluster.nodes} == {"127.0.0.1"}

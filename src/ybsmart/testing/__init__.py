@@ -3,6 +3,7 @@
 Decides nothing but the names. Must never be imported by the driver itself.
 """
 
-from ybsmart.testing.cluster import LocalCluster, LocalNode
+from ybsmart.testing.cluster import LocalCluster
+from ybsmart.testing.node import LocalNode
 
 __all__ = ["LocalCluster", "LocalNode"]

@@ -1,102 +1,34 @@
-"""The cluster: its nodes, their addresses, and what `yb_servers()` says of them.
+"""The cluster: its nodes, and what `yb_servers()` says of them.
 
-Decides which addresses and ports are used and what the topology file holds; how a server runs is
-`server.py`'s business. Must never use the driver under test: its own SQL goes through psycopg.
+Decides what the topology file holds and what is done to which server. Must never use the driver
+under test: its own SQL goes through psycopg.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import errno
-import ipaddress
 import json
 import math
 import os
-import random
 import signal
-import socket
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-import psycopg
-
-from ybsmart.testing import yb_servers
-from ybsmart.testing.server import (
-    DATABASE,
-    PASSWORD,
-    USER,
-    PortTaken,
-    Server,
-    State,
-    end_dropped,
-    home,
-)
+from ybsmart.testing import arguments, yb_servers
+from ybsmart.testing.arguments import DEFAULT_PLACEMENTS, MAX_NODES
+from ybsmart.testing.home import DATABASE, PASSWORD, USER, home
+from ybsmart.testing.node import LocalNode, new_node
+from ybsmart.testing.places import Place, Places
+from ybsmart.testing.server import PortTaken, Server, State, end_dropped
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-DEFAULT_PLACEMENTS = (
-    "aws.us-west.us-west-2a",
-    "aws.us-west.us-west-2a",
-    "aws.us-west.us-west-2b",
-)
-DEFAULT_PORT = 5433
-_NODE_TYPES = ("primary", "read_replica")
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-_MAX_NODES = 100
-# Below the ports that systems give to outgoing connections: one of those could be taken when a
-# node comes back, and whoever keeps trying a dead one could end up connected to itself.
-_PORTS = range(10240, 32000)
-
-
-@dataclasses.dataclass(eq=False)
-class LocalNode:
-    """One server of a `LocalCluster`. Read it; changes go through the cluster's methods.
-
-    `host` and `port` are where the server listens. `advertised_host`, `advertised_port`,
-    `placement`, `node_type` and `public_ip` are what `yb_servers()` says, if `listed`. Thread-safe.
-    """
-
-    host: str
-    port: int
-    placement: str
-    node_type: str
-    public_ip: str
-    uuid: str
-    advertised_host: str
-    advertised_port: int
-    listed: bool = True
-    _server: Server = dataclasses.field(repr=False, kw_only=True)
-
-    @property
-    def cloud(self) -> str:
-        return self.placement.split(".")[0]
-
-    @property
-    def region(self) -> str:
-        return self.placement.split(".")[1]
-
-    @property
-    def zone(self) -> str:
-        return self.placement.split(".")[2]
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the postmaster, None while stopped."""
-        return self._server.pid
-
-    @property
-    def state(self) -> State:
-        """ "running", "paused" or "stopped" (also when its process ended by itself)."""
-        return self._server.state
-
-    def __repr__(self) -> str:
-        return f"<LocalNode {self.host}:{self.port} {self.placement} {self.node_type} {self.state}>"
 
 
 class LocalCluster:
@@ -134,18 +66,18 @@ class LocalCluster:
         first_address: str = "127.0.0.1",
         max_connections: int = 100,
     ) -> None:
-        names = _placements(placements)
+        names = arguments.check_placements(placements)
         if port is not None:
-            _check_int("port", port, 1, 65535)
-        _check_columns(columns)
+            arguments.check_whole("port", port, 1, 65535)
+        arguments.check_columns(columns)
         if universe_uuid is not None and not isinstance(universe_uuid, str):
             raise ValueError(f"universe_uuid must be a string or None, not {universe_uuid!r}")
-        self._first_address = _loopback(first_address, len(names))
-        _check_int("max_connections", max_connections, 1, 10_000)
+        arguments.check_loopback(first_address, len(names))
+        arguments.check_whole("max_connections", max_connections, 1, 10_000)
 
         self.universe_uuid = str(uuid.uuid4()) if universe_uuid is None else universe_uuid
         self.nodes: tuple[LocalNode, ...] = ()
-        self._given_port = port
+        self._places = Places(first_address, port)
         self._own_columns = columns if yugabyte else 0
         self._max_connections = max_connections
         self._lock = threading.RLock()
@@ -153,7 +85,6 @@ class LocalCluster:
         self._fault: dict[str, Any] = {"delay": 0.0, "error": None}
         self._empty = False
         self._columns = self._own_columns
-        self._used: set[tuple[str, int]] = set()
         self._home = home()
         self._folder = self._home.new_folder()
         self._topology_file = os.path.join(self._folder, "topology.json")
@@ -165,7 +96,7 @@ class LocalCluster:
         try:
             self._write_topology()
             servers = self._start_all(len(names))
-            self.nodes = tuple(map(_new_node, servers, names))
+            self.nodes = tuple(map(new_node, servers, names))
             self._write_topology()
             if not self._home.guarded():
                 raise RuntimeError("the watchdog process was killed")
@@ -173,71 +104,23 @@ class LocalCluster:
             self.close()
             raise
 
-    # -- Addresses ---------------------------------------------------------------------------
+    # -- Servers -----------------------------------------------------------------------------
 
     def _start_all(self, number: int) -> list[Server]:
         for tries_left in range(4, -1, -1):
-            places = self._places(number)
+            places = self._places.first(number)
             try:
                 servers = self._start_on(places)
             except PortTaken:
                 # Another process had the same idea at the same time.
-                if self._given_port is not None or not tries_left:
+                if self._places.port is not None or not tries_left:
                     raise
             else:
-                self._used.update(places)
+                self._places.use(places)
                 return servers
         raise AssertionError("unreachable")
 
-    def _places(self, number: int) -> list[tuple[str, int]]:
-        first = ipaddress.IPv4Address(self._first_address)
-        hosts = [str(first + i) for i in range(number)]
-        try:
-            if self._given_port is not None:
-                for host in hosts:
-                    if not _is_free(host, self._given_port):
-                        raise OSError(
-                            errno.EADDRINUSE,
-                            f"port {self._given_port} is taken on {host}; None picks a free one",
-                        )
-                return [(host, self._given_port) for host in hosts]
-            port = _first_port(lambda port: all(_is_free(host, port) for host in hosts))
-            return [(host, port) for host in hosts]
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-        # One address only. Each node needs a port of its own.
-        places: list[tuple[str, int]] = []
-        for _ in range(number):
-            places.append(self._place_by_port(places))
-        return places
-
-    def _place_by_port(self, taken: Sequence[tuple[str, int]]) -> tuple[str, int]:
-        host = self._first_address
-        start = self._given_port or DEFAULT_PORT
-        for port in range(start, 65536):
-            place = (host, port)
-            if place not in taken and place not in self._used and _is_free(host, port):
-                return place
-        raise OSError(errno.EADDRINUSE, f"no free port on {host} from {start} on")
-
-    def _next_place(self) -> tuple[str, int]:
-        """Where a new node goes: never where one of this cluster has been."""
-        port = self.nodes[0].port
-        address = max(ipaddress.IPv4Address(host) for host, _ in self._used) + 1
-        try:
-            while address in _LOOPBACK:
-                if _is_free(str(address), port):
-                    return str(address), port
-                address += 1
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-        return self._place_by_port(())
-
-    # -- Servers -----------------------------------------------------------------------------
-
-    def _start_on(self, places: Sequence[tuple[str, int]]) -> list[Server]:
+    def _start_on(self, places: Sequence[Place]) -> list[Server]:
         settings: dict[str, str | int] = {"max_connections": self._max_connections}
         settings[yb_servers.SETTING] = self._topology_file
         servers: list[Server] = []
@@ -262,11 +145,11 @@ class LocalCluster:
         """Give a running server's `yb_servers()` the columns it is to have now."""
         if server.columns == self._columns:
             return
-        for (name,) in _execute(server, "SELECT datname FROM pg_database WHERE datallowconn"):
+        for (name,) in server.execute("SELECT datname FROM pg_database WHERE datallowconn"):
             statements = [yb_servers.DROP]
             if self._columns:
                 statements.append(yb_servers.create(self._columns))
-            _execute(server, ";".join(statements), database=name)
+            server.execute(";".join(statements), database=name)
         server.columns = self._columns
 
     def _write_topology(self) -> None:
@@ -391,17 +274,17 @@ class LocalCluster:
         """Start one more server, on the next free address; then `yb_servers()` of all lists it.
 
         Errors as of the constructor."""
-        _check_placement("placement", placement)
-        _check_node_type(node_type)
-        _check_str("public_ip", public_ip)
+        arguments.check_placement("placement", placement)
+        arguments.check_node_type(node_type)
+        arguments.check_text("public_ip", public_ip)
         with self._lock:
             self._check_open()
-            if len(self.nodes) >= _MAX_NODES:
-                raise ValueError(f"a cluster has at most {_MAX_NODES} nodes")
-            place = self._next_place()
+            if len(self.nodes) >= MAX_NODES:
+                raise ValueError(f"a cluster has at most {MAX_NODES} nodes")
+            place = self._places.next(self.nodes[0].port)
             (server,) = self._start_on([place])
-            self._used.add(place)
-            node = _new_node(server, placement)
+            self._places.use([place])
+            node = new_node(server, placement)
             node.node_type = node_type
             node.public_ip = public_ip
             self.nodes += (node,)
@@ -440,15 +323,17 @@ class LocalCluster:
         `yb_servers()` sees it. ValueError for a wrong value, with nothing changed."""
         changes: dict[str, Any] = {}
         if placement is not None:
-            changes["placement"] = _check_placement("placement", placement)
+            changes["placement"] = arguments.check_placement("placement", placement)
         if node_type is not None:
-            changes["node_type"] = _check_node_type(node_type)
+            changes["node_type"] = arguments.check_node_type(node_type)
         if public_ip is not None:
-            changes["public_ip"] = _check_str("public_ip", public_ip)
+            changes["public_ip"] = arguments.check_text("public_ip", public_ip)
         if advertised_host is not None:
-            changes["advertised_host"] = _check_str("advertised_host", advertised_host)
+            changes["advertised_host"] = arguments.check_text("advertised_host", advertised_host)
         if advertised_port is not None:
-            changes["advertised_port"] = _check_int("advertised_port", advertised_port, 0, 65535)
+            changes["advertised_port"] = arguments.check_whole(
+                "advertised_port", advertised_port, 0, 65535
+            )
         if listed is not None:
             changes["listed"] = bool(listed)
         with self._lock:
@@ -476,9 +361,9 @@ class LocalCluster:
         if not number or not math.isfinite(delay) or delay < 0:
             raise ValueError(f"delay must be a number of seconds from 0 on, not {delay!r}")
         if error is not None:
-            _check_str("error", error)
+            arguments.check_text("error", error)
         if columns is not None:
-            _check_columns(columns)
+            arguments.check_columns(columns)
         with self._lock:
             self._check_open()
             if not self._own_columns:
@@ -521,7 +406,7 @@ class LocalCluster:
         Errors of psycopg; RuntimeError if the node is paused."""
         server = self._node(node)._server
         self._check_not(server, "paused")
-        return _execute(server, sql, params)
+        return server.execute(sql, params)
 
     def close(self) -> None:
         """End all servers at once and remove all files. Idempotent; nothing in a forked child."""
@@ -547,136 +432,3 @@ class LocalCluster:
     def __repr__(self) -> str:
         state = "" if self._finalizer.alive else " closed"
         return f"<LocalCluster{state} {list(self.nodes)!r}>"
-
-
-def _new_node(server: Server, placement: str) -> LocalNode:
-    return LocalNode(
-        server.host,
-        server.port,
-        placement,
-        "primary",
-        "",
-        uuid.uuid4().hex,
-        server.host,
-        server.port,
-        _server=server,
-    )
-
-
-def _execute(
-    server: Server,
-    sql: str,
-    params: Sequence[Any] | Mapping[str, Any] | None = None,
-    *,
-    database: str = DATABASE,
-) -> list[tuple[Any, ...]]:
-    # A replication connection of this kind takes SQL as well (in the simple protocol only, hence
-    # the client-side cursor), and neither takes one of the clients' connections nor counts as one.
-    with psycopg.connect(
-        host=server.host,
-        port=server.port,
-        user=USER,
-        password=PASSWORD,
-        dbname=database,
-        replication="database",
-        # What the environment says is meant for others.
-        application_name="ybsmart.testing",
-        client_encoding="UTF8",
-        connect_timeout=10,
-        gssencmode="disable",
-        options="",
-        sslmode="disable",
-        autocommit=True,
-        cursor_factory=psycopg.ClientCursor,
-    ) as connection:
-        cursor = connection.execute(sql.encode(), params)
-        while cursor.nextset():
-            pass
-        return cursor.fetchall() if cursor.description else []
-
-
-# -- Arguments ---------------------------------------------------------------------------------
-
-_LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
-
-
-def _placements(placements: Sequence[str] | int) -> list[str]:
-    if isinstance(placements, int) and not isinstance(placements, bool):
-        _check_int("placements", placements, 1, _MAX_NODES)
-        return [DEFAULT_PLACEMENTS[i % len(DEFAULT_PLACEMENTS)] for i in range(placements)]
-    if not isinstance(placements, Sequence) or isinstance(placements, (str, bytes)):
-        raise ValueError(
-            f'placements must be a number or a sequence of "cloud.region.zone", not {placements!r}'
-        )
-    if not 1 <= len(placements) <= _MAX_NODES:
-        raise ValueError(f"placements must be 1 to {_MAX_NODES}, not {len(placements)}")
-    return [_check_placement("placements", placement) for placement in placements]
-
-
-def _check_placement(name: str, value: object) -> str:
-    if not isinstance(value, str) or len(parts := value.split(".")) != 3 or not all(parts):
-        raise ValueError(f'{name} must be of the form "cloud.region.zone", not {value!r}')
-    return value
-
-
-def _check_node_type(value: str) -> str:
-    if value not in _NODE_TYPES:
-        raise ValueError(f"node_type must be one of {', '.join(_NODE_TYPES)}, not {value!r}")
-    return value
-
-
-def _check_str(name: str, value: object) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{name} must be a string, not {value!r}")
-    return value
-
-
-def _check_int(name: str, value: object, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-    return value
-
-
-def _check_columns(value: object) -> int:
-    return _check_int("columns", value, 8, len(yb_servers.COLUMNS))
-
-
-def _loopback(value: str, number: int) -> str:
-    try:
-        first = ipaddress.IPv4Address(value) if isinstance(value, str) else None
-        if first is not None and first in _LOOPBACK:
-            last = first + number - 1
-            if _LOOPBACK.network_address < first and last < _LOOPBACK.broadcast_address:
-                return value
-    except ValueError:
-        pass
-    raise ValueError(
-        f"first_address must be in {_LOOPBACK}, with room for {number} nodes, not {value!r}"
-    )
-
-
-# -- Ports -------------------------------------------------------------------------------------
-
-
-def _is_free(host: str, port: int) -> bool:
-    """OSError when it is not a question of being free: no such address, a port not allowed."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the server does, so that closed connections of an earlier one do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            return False
-    return True
-
-
-def _first_port(free: Callable[[int], bool]) -> int:
-    if free(DEFAULT_PORT):
-        return DEFAULT_PORT
-    for port in random.sample(_PORTS, 200):
-        if free(port):
-            return port
-    raise OSError(errno.EADDRINUSE, f"no free port found from {_PORTS.start} to {_PORTS.stop}")
