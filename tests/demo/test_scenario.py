@@ -15,7 +15,9 @@ import pytest
 import ybsmart
 from ybsmart import registry
 from ybsmart.demo import scenario as module
-from ybsmart.demo.scenario import NodeState, Phase, Progress, Scenario, Snapshot
+from ybsmart.demo.load import Load
+from ybsmart.demo.scenario import Scenario
+from ybsmart.demo.states import NodeState, Phase, Progress, Snapshot
 from ybsmart.testing import LocalCluster
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Linux or macOS")
@@ -179,7 +181,7 @@ def test_stopped_before_it_runs_it_starts_nothing(started: list[LocalCluster]) -
 def test_a_broken_thread_is_an_error_and_no_failed_request(
     monkeypatch: pytest.MonkeyPatch, started: list[LocalCluster]
 ) -> None:
-    monkeypatch.setattr(module._Load, "_REQUEST", None)
+    monkeypatch.setattr(Load, "_REQUEST", None)
     with pytest.raises(TypeError, match="query"):
         Scenario(0).run()
     assert_nothing_is_left(started)

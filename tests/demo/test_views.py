@@ -14,7 +14,7 @@ import pytest
 
 from ybsmart.demo import texts
 from ybsmart.demo.plain import PlainView
-from ybsmart.demo.scenario import LoadState, NodeState, Phase, Progress, Snapshot
+from ybsmart.demo.states import LoadState, NodeState, Phase, Progress, Snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -21,7 +21,8 @@ import psycopg
 
 from . import texts
 from .plain import PlainView
-from .scenario import Phase, Progress, Scenario, Snapshot
+from .scenario import Scenario
+from .states import Phase, Progress, Snapshot
 
 LIVE_SECONDS = 18.0
 PLAIN_SECONDS = 3.0

@@ -11,7 +11,7 @@ import textwrap
 from typing import TextIO
 
 from . import texts
-from .scenario import NodeState, Phase, Progress, Snapshot
+from .states import NodeState, Phase, Progress, Snapshot
 
 _NAME = 28
 _BAR = 15

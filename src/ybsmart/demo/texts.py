@@ -6,17 +6,9 @@ terminal might obey, whoever it comes from.
 
 from __future__ import annotations
 
-from .scenario import (
-    CONNECTIONS,
-    POOL_SIZE,
-    REQUEST_SECONDS,
-    THREADS,
-    ZONE,
-    LoadState,
-    NodeState,
-    Phase,
-    Snapshot,
-)
+from .load import REQUEST_SECONDS
+from .scenario import CONNECTIONS, POOL_SIZE, THREADS, ZONE
+from .states import LoadState, NodeState, Phase, Snapshot
 
 TITLE = "ybsmart demo"
 SHORT = {

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import texts
-from .scenario import NodeState, Phase, Progress, Snapshot
+from .states import NodeState, Phase, Progress, Snapshot
 
 _STATES = {"up": "green", "passed over": "yellow", "killed": "bold red"}
 
