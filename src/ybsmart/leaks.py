@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 from ._core import pool as core
 
 # Modules whose frames are of no interest to who looks for a leak; and those of the core.
-_OWN = (__name__, "ybsmart.pool", "ybsmart.pool_hooks", "ybsmart.transactions")
+_OWN = (
+    __name__,
+    "ybsmart.pool",
+    "ybsmart.pool_hooks",
+    "ybsmart.pool_lifetime",
+    "ybsmart.transactions",
+)
 _CORE = "ybsmart._core"
 
 

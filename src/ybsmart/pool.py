@@ -7,13 +7,10 @@ connections or waiters.
 from __future__ import annotations
 
 import itertools
-import logging
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 
 import psycopg
@@ -35,7 +32,7 @@ from .events import (
     Listeners,
 )
 from .hygiene import IDLE
-from .pool_hooks import PoolHooks
+from .pool_lifetime import PoolLifetime
 from .pool_options import Conninfo, Kwargs
 from .result import Result
 from .stats import Stats, report
@@ -43,14 +40,12 @@ from .steering import Cap
 from .tending import Tending
 
 if sys.version_info >= (3, 13):
-    from typing import Self, TypeVar
+    from typing import TypeVar
 else:
-    from typing_extensions import Self, TypeVar
+    from typing_extensions import TypeVar
 
 if TYPE_CHECKING:
     from .cluster import NodeInfo
-
-logger = logging.getLogger("ybsmart.pool")
 
 # Covariant: whoever takes a pool of psycopg's connections takes a pool of any subclass.
 CT = TypeVar(  # noqa: PLC0105 (psycopg_pool's name for it)
@@ -64,13 +59,11 @@ FA = TypeVar("FA", bound=AnyListener)
 # Between connects for the queue while other connections are in use: what is returned meanwhile may
 # make the next one superfluous.
 _STAGGER = 0.01
-# Between attempts of `wait` to get a connection, unless something changes before.
-_RETRY_WAIT = 0.02
 
 _pool_numbers = itertools.count(1)
 
 
-class ConnectionPool(PoolHooks, Generic[CT]):
+class ConnectionPool(PoolLifetime, Generic[CT]):
     """Lends connections, up to a number, to whoever comes first.
 
     Nothing is opened before it is asked for, but for `min_size`. Requests are served in the order
@@ -128,7 +121,7 @@ class ConnectionPool(PoolHooks, Generic[CT]):
             2); None leaves it to the conninfo, which wins in any case.
         max_idle: seconds after which an idle connection above `min_size` is closed; 0 or None
             for never.
-        max_lifetime: seconds a connection lives, less up to a tenth by lot; 0 or None for ever.
+        max_lifetime: seconds a connection lives, less up to a tenth, at random; 0 or None for ever.
         max_uses: loans after which a connection is closed.
         max_waiting: requests that may wait; more raise `TooManyRequests`. 0 is no limit.
         max_connecting: connections opened at a time, 3 by default; also called num_workers.
@@ -324,116 +317,6 @@ class ConnectionPool(PoolHooks, Generic[CT]):
             deferrable=deferrable,
             max_retries=max_retries,
         )
-
-    # Opening and closing
-
-    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Start to fill the pool up to `min_size`; `wait` for it up to `timeout` seconds.
-
-        Does nothing on an open pool; `PoolClosed` on one that was closed.
-        """
-        if self._is_closing():
-            raise pool_messages.not_again(self)
-        self._opened_explicitly = True
-        if self.min_size and not self._is_refilling():
-            self._refill(True)
-            sweeper.watch(self)
-        if wait:
-            self.wait(timeout)
-
-    def wait(self, timeout: float = 30.0) -> None:
-        """Wait until `min_size` connections are open or, without a minimum, until one can be.
-
-        Raises `PoolTimeout` after `timeout` seconds, and closes the pool.
-        """
-        if self.closed:
-            raise self._closed_error()
-        deadline = time.monotonic() + timeout
-        if self.min_size:
-            self.open()
-            # Looked at every now and then as well: lending is not reported.
-            while (left := deadline - time.monotonic()) > 0:
-                if self._wait_until(self._is_filled, min(left, 0.05)):
-                    return
-        elif self._can_connect(deadline):
-            return
-        error = pool_messages.timed_out(self, timeout)
-        cause = self._cause()
-        self.close()
-        raise error from cause
-
-    def _is_filled(self) -> bool:
-        # Those on the way from one hand to the next are neither idle nor has anybody got them.
-        there = sum(1 for slot in self._list_slots() if not slot.lent or slot.holder)
-        return there >= self.min_size
-
-    def _can_connect(self, deadline: float) -> bool:
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                self.putconn(self.getconn(left))
-                return True
-            except psycopg.Error:
-                if self.closed:
-                    raise
-            # The core keeps connects apart; but a full queue, say, refuses at once.
-            self._watch_progress(True)
-            with self._progress:
-                self._progress.wait(min(left, _RETRY_WAIT))
-        return False
-
-    def _wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
-        self._watch_progress(True)
-        with self._progress:
-            return self._progress.wait_for(condition, timeout)
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Close now: whoever waits gets `PoolClosed`; lent connections close when returned.
-
-        Waits up to `timeout` seconds for connections that are being opened. Does nothing on a
-        closed pool.
-        """
-        self._start_closing()
-        self._backoff.pause_no_more()
-        while self._fail_first(self._closed_error()):
-            pass
-        self._sweep()
-        if timeout > 0:
-            self._wait_until(lambda: self.connecting_count == 0, timeout)
-
-    def end(self, timeout: float | None = None) -> None:
-        """Lend to newcomers no more, serve those who wait, and return when all is closed.
-
-        Raises `PoolClosed` on a closed pool and, after `timeout` seconds (None: never),
-        `PoolTimeout` with the holders if connections are still in use; these close when they are
-        returned.
-        """
-        if timeout is not None:
-            check_.seconds("timeout", timeout)
-        if not self._start_closing():
-            raise pool_messages.ends_already(self)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            self._sweep()  # also frees the places of connections that were dropped
-            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
-            if self._wait_until(self._is_gone, left):
-                return
-            if deadline is not None and time.monotonic() >= deadline:
-                raise pool_messages.not_ended(self, timeout or 0.0)
-
-    def _is_gone(self) -> bool:
-        return not self.total_count and not self._removals
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Looking after it
 

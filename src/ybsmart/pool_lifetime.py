@@ -1,0 +1,133 @@
+"""How a pool begins and ends: opening, waiting until it is ready, closing, ending."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+import psycopg
+
+from . import pool_messages, pool_options, sweeper
+from .pool_hooks import PoolHooks
+
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
+
+# Between attempts of `wait` to get a connection, unless something changes before.
+_RETRY_WAIT = 0.02
+
+
+class PoolLifetime(PoolHooks):
+    """What users call at the beginning and at the end; the rest is in `ConnectionPool`."""
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Start to fill the pool up to `min_size`; `wait` for it up to `timeout` seconds.
+
+        Does nothing on an open pool; `PoolClosed` on one that was closed.
+        """
+        if self._is_closing():
+            raise pool_messages.not_again(self)
+        self._opened_explicitly = True
+        if self.min_size and not self._is_refilling():
+            self._refill(True)
+            sweeper.watch(self)
+        if wait:
+            self.wait(timeout)
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until `min_size` connections are open or, without a minimum, until one can be.
+
+        Raises `PoolTimeout` after `timeout` seconds, and closes the pool.
+        """
+        if self.closed:
+            raise self._closed_error()
+        deadline = time.monotonic() + timeout
+        if self.min_size:
+            self.open()
+            # Looked at every now and then as well: lending is not reported.
+            while (left := deadline - time.monotonic()) > 0:
+                if self._wait_until(self._is_filled, min(left, 0.05)):
+                    return
+        elif self._can_connect(deadline):
+            return
+        error = pool_messages.timed_out(self, timeout)
+        cause = self._cause()
+        self.close()
+        raise error from cause
+
+    def _is_filled(self) -> bool:
+        # Those on the way from one hand to the next are neither idle nor has anybody got them.
+        there = sum(1 for slot in self._list_slots() if not slot.lent or slot.holder)
+        return there >= self.min_size
+
+    def _can_connect(self, deadline: float) -> bool:
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                self.putconn(self.getconn(left))
+                return True
+            except psycopg.Error:
+                if self.closed:
+                    raise
+            # The core keeps connects apart; but a full queue, say, refuses at once.
+            self._watch_progress(True)
+            with self._progress:
+                self._progress.wait(min(left, _RETRY_WAIT))
+        return False
+
+    def _wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        self._watch_progress(True)
+        with self._progress:
+            return self._progress.wait_for(condition, timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close now: whoever waits gets `PoolClosed`; lent connections close when returned.
+
+        Waits up to `timeout` seconds for connections that are being opened. Does nothing on a
+        closed pool.
+        """
+        self._start_closing()
+        self._backoff.pause_no_more()
+        while self._fail_first(self._closed_error()):
+            pass
+        self._sweep()
+        if timeout > 0:
+            self._wait_until(lambda: self.connecting_count == 0, timeout)
+
+    def end(self, timeout: float | None = None) -> None:
+        """Lend to newcomers no more, serve those who wait, and return when all is closed.
+
+        Raises `PoolClosed` on a closed pool and, after `timeout` seconds (None: never),
+        `PoolTimeout` with the holders if connections are still in use; these close when they are
+        returned.
+        """
+        if timeout is not None:
+            pool_options.seconds("timeout", timeout)
+        if not self._start_closing():
+            raise pool_messages.ends_already(self)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._sweep()  # also frees the places of connections that were dropped
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            if self._wait_until(self._is_gone, left):
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise pool_messages.not_ended(self, timeout or 0.0)
+
+    def _is_gone(self) -> bool:
+        return not self.total_count and not self._removals
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
