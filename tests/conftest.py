@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import random
 import sys
@@ -85,6 +86,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
     items[:] = filter(is_wanted, items)
+
+
+def pytest_collection_finish() -> None:
+    """Many tests run the garbage collector. What is there before the first of them is a great
+    deal, and none of it garbage: let it be passed over."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

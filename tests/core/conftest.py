@@ -86,11 +86,11 @@ def clock(core: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 @pytest.fixture
 def eager_gc() -> Iterator[None]:
     """The garbage collector runs at every occasion."""
-    # What the session has accumulated would make each of these runs slow.
+    # What the session has accumulated would make each of these runs slow. It stays frozen: to
+    # unfreeze it would unfreeze what `pytest_collection_finish` has, too.
     gc.collect()
     gc.freeze()
     threshold = gc.get_threshold()
     gc.set_threshold(EAGER)
     yield
     gc.set_threshold(*threshold)
-    gc.unfreeze()
