@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and its links are links."""
+"""The documentation builds without a warning, and has all of its pages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.docs.pages import DOCS, pages
-
-URL = re.compile(r"https?://[^\s)>\"'`]+")
 
 
 @pytest.mark.skipif(
@@ -32,15 +29,6 @@ def test_it_builds_without_a_warning(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "html" / "index.html").exists()
-
-
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
-def test_external_links_are_well_formed(page: Path) -> None:
-    for url in URL.findall(page.read_text(encoding="utf-8")):
-        parts = urlsplit(url)
-        assert parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost"), url
-        assert parts.hostname, url
-        assert re.fullmatch(r"[\w.-]+", parts.hostname), url
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
