@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import ybsmart
@@ -60,6 +61,12 @@ def controlled() -> type[Controlled]:
     gate = threading.Event()
     gate.set()
     return type("Mine", (Controlled,), {"attempts": 0, "gate": gate, "error": None})
+
+
+def close(connections: Iterable[ybsmart.Connection[Any]]) -> None:
+    """Close them all."""
+    for conn in connections:
+        conn.close()
 
 
 def states() -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 import ybsmart
 from tests import tls
-from tests.api.support import refresh, states
+from tests.api.support import close, refresh, states
 from tests.api.wire import Forwarder, listening, silent
 from tests.servers import by_node, by_server
 from tests.support import until
@@ -20,11 +20,6 @@ from ybsmart import registry
 from ybsmart.addresses import parse_address_map, public_or_private
 from ybsmart.discovery import NodeRecord
 from ybsmart.testing import LocalCluster
-
-
-def close(connections: list[Any]) -> None:
-    for conn in connections:
-        conn.close()
 
 
 @pytest.fixture

@@ -15,17 +15,12 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 import ybsmart
-from tests.api.support import refresh
+from tests.api.support import close, refresh
 from tests.api.wire import Forwarder
 from tests.servers import by_node, by_server
 from tests.support import in_threads, until
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
-
-
-def close(connections: list[Any]) -> None:
-    for conn in connections:
-        conn.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from psycopg import errors
 
 import ybsmart
-from tests.api.support import refresh, states
+from tests.api.support import close, refresh, states
 from tests.api.wire import listening, refuses, silent
 from tests.servers import by_node, by_server
 from tests.support import in_threads, until
@@ -22,11 +22,6 @@ from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
 
 PATIENT = 60  # seconds of connect_timeout: whoever waits for them fails
-
-
-def close(connections: list[ybsmart.Connection[Any]]) -> None:
-    for conn in connections:
-        conn.close()
 
 
 # Silence

@@ -17,6 +17,7 @@ from psycopg import rows
 
 import ybsmart
 from tests.smart.conftest import NewClient
+from tests.smart.scenario import Client
 from tests.support import in_threads, until
 from ybsmart.testing import LocalCluster
 
@@ -160,10 +161,9 @@ def test_threads_that_open_and_close_leave_exact_counts(
     app.check(app.counts())
 
 
-def test_under_psycopg_pool_the_pools_connections_count_idle_or_not(
-    three: LocalCluster, client: NewClient
-) -> None:
-    app = client(three)
+@contextmanager
+def pool_of_six(app: Client) -> Iterator[psycopg_pool.ConnectionPool[ybsmart.Connection[Any]]]:
+    """psycopg_pool's own pool, with six connections of ours."""
     with psycopg_pool.ConnectionPool(
         app.url,
         kwargs=app.params,
@@ -173,6 +173,14 @@ def test_under_psycopg_pool_the_pools_connections_count_idle_or_not(
         open=True,
     ) as pool:
         pool.wait()
+        yield pool
+
+
+def test_under_psycopg_pool_the_pools_connections_count_idle_or_not(
+    three: LocalCluster, client: NewClient
+) -> None:
+    app = client(three)
+    with pool_of_six(app) as pool:
         assert app.counts() == [2, 2, 2]
         until(app.sessions, [2, 2, 2])
         with pool.connection() as conn:
@@ -189,15 +197,7 @@ def test_under_psycopg_pool_a_killed_connection_is_replaced_and_counted_right(
     # which pytest would keep.
     caplog.set_level(logging.ERROR, "psycopg.pool")
     app = client(three)
-    with psycopg_pool.ConnectionPool(
-        app.url,
-        kwargs=app.params,
-        connection_class=ybsmart.Connection,
-        min_size=6,
-        max_size=6,
-        open=True,
-    ) as pool:
-        pool.wait()
+    with pool_of_six(app) as pool:
         with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
             conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
         del conn
