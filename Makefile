@@ -35,7 +35,7 @@ PACKAGE := $(STAMPS)/package-$(TAG)-$(MODE)
 SOURCES := setup.py $(shell find src -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench dist example examples install clean
+.PHONY: help demo test test-compiled test-pure test-once test-all-pure check docs bench dist example examples install clean
 
 help:
 	@echo 'make demo     a local cluster of real servers, balanced connections, a failing node'
@@ -59,24 +59,40 @@ check: $(PACKAGE)
 	@$(BIN)/mypy tests $(if $(wildcard bench/*.py),bench)
 	@$(BIN)/mypy --strict --config-file= --cache-dir=.mypy_cache/users tests/typing  # as users do
 
-# Tests that do not depend on what YBSMART_IMPL says, or take both builds by themselves.
+# What YBSMART_IMPL makes no difference to, or takes both builds by itself: run once. All other tests
+# run twice, because the package runs on either core.
 ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/examples tests/faults \
 	tests/processes/test_exit.py tests/processes/test_servers.py tests/processes/test_sigterm.py \
 	tests/security
+TWICE := tests/api tests/smart tests/processes/test_fork.py
 
-# Twice, because the package runs on either core: first what goes through its interface, on the
-# pure one; then everything, on the compiled one.
-# (--deselect: --ignore does not hold for what ARGS names. 5: pytest found no test, which is no
-# failure when ARGS chose tests of the other run.)
-test: check
-ifeq ($(MODE),c)
-	@status=0; \
-	YBSMART_IMPL=python $(PYTEST) $(ONCE:%=--ignore=%) $(ONCE:%=--deselect=%) $(ARGS) || status=$$?; \
-	test $$status != 5 || status=0; \
-	YBSMART_IMPL=c $(PYTEST) $(ARGS) && exit $$status
-else
-	@YBSMART_IMPL=python $(PYTEST) --impl=python $(ARGS)
-endif
+# They wait more than they compute, so two of these runs go on at a time, each of which says what it
+# has to say at its end. JOBS=1: one after the other, and one sees how far it is.
+JOBS ?= 2
+SYNC := $(if $(filter output-sync,$(.FEATURES)),$(if $(filter 1,$(JOBS)),,--output-sync=target))
+RUNS := check $(if $(filter c,$(MODE)),test-compiled test-pure test-once,test-all-pure)
+
+test: $(PACKAGE)
+	@rm -f $(STAMPS)/tested
+	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(SYNC) $(RUNS)
+	@test -e $(STAMPS)/tested || { echo 'no test was chosen by: $(ARGS)'; exit 5; }
+
+test-compiled:
+	@YBSMART_IMPL=c $(call run,$(ONCE))
+
+test-pure:
+	@YBSMART_IMPL=python $(call run,$(ONCE))
+
+test-once:
+	@YBSMART_IMPL=c $(call run,$(TWICE))
+
+test-all-pure:
+	@YBSMART_IMPL=python $(call run,,--impl=python)
+
+# All tests but these. (--deselect: --ignore does not hold for what ARGS names. 5: pytest found no
+# test, which is no failure when ARGS chose tests of another run.)
+run = $(PYTEST) $(1:%=--ignore=%) $(1:%=--deselect=%) $(2) $(ARGS); status=$$?; \
+	test $$status = 5 || touch $(STAMPS)/tested; test $$status = 5 || exit $$status
 
 # -E: what is documented is the installed package, whose changes Sphinx does not see.
 docs: $(PACKAGE) $(STAMPS)/extra-docs
