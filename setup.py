@@ -12,7 +12,7 @@ import sys
 from setuptools import setup
 
 SOURCES = {
-    "hosts": "src/_core/hosts.py",
+    "hosts": "src/_core/hosts.pyx",
     "parking": "src/_core/parking.pyx",
     "pool": "src/_core/pool.pyx",
 }
@@ -46,8 +46,8 @@ def setup_with_extensions() -> None:
                 sys.exit("ybsmart: Cython does not accept the core, see its message above")
 
     # One source, two names: src/_core/x.py is imported as ybsmart._core.x and compiled to
-    # ybsmart._core._c.x, so no build can shadow the source beside it. What pool.py is made of is
-    # compiled with it, see pool.pyx.
+    # ybsmart._core._c.x, so no build can shadow the source beside it. What hosts.py and pool.py
+    # are made of is compiled with them, see the .pyx of each.
     setup(
         cmdclass={"build_ext": BuildExt},
         ext_modules=[

@@ -119,12 +119,12 @@ def load_core(name: str) -> Core:
     return core
 
 
-def parts_of(pool: ModuleType) -> list[ModuleType]:
-    """The modules that the pool's core consists of; compiled, it is one."""
-    if pool.is_compiled():
-        return [pool]
-    classes = [cls for name in pool.__all__ if isinstance(cls := getattr(pool, name), type)]
-    origins = {cls.__module__ for cls in (*classes, *pool.PoolCore.__mro__[:-1])}
+def parts_of(module: ModuleType) -> list[ModuleType]:
+    """The modules that one of the core's consists of; compiled, it is one."""
+    if module.is_compiled():
+        return [module]
+    classes = [cls for name in module.__all__ if isinstance(cls := getattr(module, name), type)]
+    origins = {base.__module__ for cls in classes for base in cls.__mro__[:-1]}
     return [import_module(origin) for origin in sorted(origins)]
 
 

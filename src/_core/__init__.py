@@ -4,8 +4,8 @@ It decides and never does I/O, waits, logs or calls user code. What the shell's 
 `parking`, is here only because it has to be compiled; nothing else here knows it.
 
 Each module is written once, in Cython's pure-Python mode: `ybsmart._core.<name>` is the source
-itself, `ybsmart._core._c.<name>` the same compiled; the parts that the pool is made of are compiled
-with it. This file chooses one of the two, once, when it is imported.
+itself, `ybsmart._core._c.<name>` the same compiled; the parts that hosts and the pool are made of
+are compiled with them. This file chooses one of the two, once, when it is imported.
 """
 
 from __future__ import annotations
