@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
 from typing import Any
 
 SEED = 20240229
@@ -22,25 +20,3 @@ def reserve(table: Any, tiers: Any, now: float = NOW, tried: set[Any] | None = N
 
 def counts(table: Any) -> dict[str, int]:
     return {host.key: host.count for host in table.hosts()}
-
-
-def in_threads(actions: Iterable[Callable[[], object]]) -> None:
-    """Run the actions at the same time, and raise what the first of them to fail raised."""
-    actions = list(actions)
-    start = threading.Barrier(len(actions))
-    errors: list[BaseException] = []
-
-    def run(action: Callable[[], object]) -> None:
-        start.wait()
-        try:
-            action()
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=run, args=(action,)) for action in actions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.core.tables import NOW, counts, in_threads, make_table, reserve
+from tests.core.tables import NOW, counts, make_table, reserve
+from tests.support import Threads
 
 
 def test_the_fresh_hosts_come_in_the_order_of_the_list(core: Any) -> None:
@@ -154,11 +155,11 @@ def test_threads_that_reserve_at_once_spread_exactly(core: Any, fast_switching: 
     leases: list[Any] = []
 
     tiers = table.arrange((hosts,))
-    in_threads([lambda: leases.append(table.reserve(tiers))] * 30)
+    Threads([lambda: leases.append(table.reserve(tiers))] * 30).join()
     assert counts(table) == {"a": 10, "b": 10, "c": 10}
 
     # The same with less of a start, and more to collide.
-    in_threads([lambda: leases.extend(table.reserve(tiers) for _ in range(300))] * 8)
+    Threads([lambda: leases.extend(table.reserve(tiers) for _ in range(300))] * 8).join()
     assert counts(table) == {"a": 810, "b": 810, "c": 810}
     table.check()
 
@@ -174,7 +175,7 @@ def test_threads_that_reserve_and_release_count_exactly(core: Any, fast_switchin
             table.reserve(tiers).release()
         kept.append(table.reserve(tiers))
 
-    in_threads([take] * 6)
+    Threads([take] * 6).join()
 
     assert sum(counts(table).values()) == 6
     table.check()
@@ -202,5 +203,5 @@ def test_a_list_may_be_taken_over_while_others_look(core: Any, fast_switching: N
         finally:
             over.set()
 
-    in_threads([look, look, update])
+    Threads([look, look, update]).join()
     assert lease.active

@@ -6,7 +6,8 @@ import gc
 from typing import Any
 
 from tests.core.actors import Actor
-from tests.core.tables import NOW, counts, in_threads, make_table, reserve
+from tests.core.tables import NOW, counts, make_table, reserve
+from tests.support import Threads
 
 
 def test_a_lease_counts_until_it_is_released(core: Any) -> None:
@@ -82,7 +83,7 @@ def test_a_lease_that_many_threads_release_at_once_counts_once(
     leases = [reserve(table, ((a,),), NOW) for _ in range(500)]
     released: list[bool] = []
 
-    in_threads([lambda: released.extend(lease.release() for lease in leases)] * 8)
+    Threads([lambda: released.extend(lease.release() for lease in leases)] * 8).join()
 
     assert released.count(True) == 500
     assert counts(table) == {"a": 0}
@@ -106,7 +107,7 @@ def test_nothing_is_miscounted_when_leases_are_dropped_by_a_collector_inside_the
             table.hosts()
             table.update([("a", None), ("b", None), ("c", None)])
 
-    in_threads([take, take, look])
+    Threads([take, take, look]).join()
     gc.collect()
 
     assert counts(table) == {"a": 0, "b": 0, "c": 0}
