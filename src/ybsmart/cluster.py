@@ -158,6 +158,10 @@ class Cluster:
         if host.down_until or host.last_error or self.upkeep.is_watching(host):
             self.upkeep.is_back(host)
 
+    def answered_at(self, host: hosts.Host) -> float:
+        """When it was last seen to let somebody in, or to refuse; 0.0: never."""
+        return self._answered_at.get(host.key, 0.0)
+
     def failed(
         self,
         trial: NodeTrial,
@@ -171,7 +175,7 @@ class Cluster:
         only been silent. Where it broke off for no reason (`DOUBTFUL`), that look decides alone.
         """
         host = trial.host
-        if self._answered_at.get(host.key, 0.0) > trial.started:
+        if self.answered_at(host) > trial.started:
             return  # it has let somebody in since
         text = printable(str(error))
         delay = properties.failed_host_delay

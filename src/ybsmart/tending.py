@@ -28,7 +28,7 @@ logger = logging.getLogger("ybsmart.pool")
 LEAST_REFRESH = 1.0  # between looks at the node list
 SUSPICIOUS = 0.5  # without a byte from the node, while a connection to it waits
 HOPELESS = 5.0  # likewise, after which the wait is ended if the node is found to be mute
-FIRST_LOOK, LAST_LOOK = 2.0, 30.0  # between looks at a node that only takes its time
+FIRST_LOOK, LAST_LOOK = 2.0, 10.0  # from a sign of life to a look, at least and at most
 
 
 class Tending:
@@ -38,7 +38,6 @@ class Tending:
         self._source: tuple[Cluster, Request] | None = None  # of the pool's connections, the latest
         self._drained: set[str] = set()
         self._waits = silence.Watch()
-        self._looks: dict[str, tuple[float, float]] = {}  # by node: not before, and pause after it
         self._places: set[str] = set()  # nodes that new connections may go to
         self._uneven = False  # a place has been added since all was well
         self._pace = Pace()
@@ -90,11 +89,9 @@ class Tending:
                 logger.warning("%s: %s is silent", pool.name, shelf.label)
                 pool._evict(shelf.key, "silent")
             waiting = {slot: wait for slot, wait in waits.items() if slot.shelf is shelf}
-            if not waiting:
-                self._looks.pop(shelf.key, None)
-            elif not cluster.upkeep.is_silent(host):
-                self._suspect(pool, cluster, request, host, waiting, now)
-            else:
+            if waiting and not cluster.upkeep.is_silent(host):
+                self._suspect(pool, cluster, request, host, list(waiting.values()), now)
+            elif waiting:
                 mute = cluster.upkeep.is_mute(host)
                 for slot, wait in waiting.items():
                     # A node that cannot be reached by new connections may yet work for the old.
@@ -108,20 +105,21 @@ class Tending:
         cluster: Cluster,
         request: Request,
         host: hosts.Host,
-        waiting: dict[core.Slot, silence.Wait],
+        waits: list[silence.Wait],
         now: float,
     ) -> None:
         """Connections wait for this node: is it there at all?"""
-        longest = now - min(wait.since for wait in waiting.values())
-        not_before, pause = self._looks.get(host.key, (0.0, FIRST_LOOK))
-        if longest < SUSPICIOUS or now < not_before or cluster.upkeep.is_watching(host):
+        if cluster.upkeep.is_watching(host):
             return
-        others = [slot for slot in pool._list_slots() if slot.shelf.key == host.key]
-        if silence.last_heard(others) > now - SUSPICIOUS:
+        if now - min(wait.since for wait in waits) < SUSPICIOUS:
+            return
+        heard = silence.last_heard(s for s in pool._list_slots() if s.shelf.key == host.key)
+        if now - heard < SUSPICIOUS:
             return  # it talks to others
-        self._looks[host.key] = (now + pause, min(2 * pause, LAST_LOOK))
-        delay = request.properties.failed_host_delay or LEAST_REFRESH
-        cluster.upkeep.watch(host, delay, "no answer", at_once=True, passed_over=False)
+        let_in = cluster.answered_at(host)
+        if now - let_in >= patience(waits, max(heard, let_in)):
+            delay = request.properties.failed_host_delay
+            cluster.upkeep.watch(host, delay, "no answer", at_once=True, passed_over=False)
 
     def _give_up(self, pool: PoolHooks, slot: core.Slot, seconds: float) -> None:
         node = slot.shelf.label
@@ -142,6 +140,11 @@ class Tending:
         if not pool.rebalance or cluster.on_detour() or pool.closed:
             pool._shed(None)
             return None
+        for host in nodes.values():
+            if host.last_error and host.listed and not cluster.upkeep.is_watching(host):
+                # With a delay of zero, it is left to whoever connects next to find out; here that
+                # may be nobody.
+                cluster.upkeep.watch(host, 0.0, host.last_error, at_once=False, passed_over=False)
         tiers = self._loads(pool, cluster, request, nodes)
         best = next((tier for tier in tiers if any(node.takes_more for node in tier)), [])
         places = {node.key for node in best if node.takes_more}
@@ -176,7 +179,9 @@ class Tending:
 
         def load(host: hosts.Host, allowed: bool) -> NodeLoad:
             mine = own.get(host.key, 0)
-            takes = allowed and host.down_until <= now and (most is None or mine < most)
+            # One that nobody passes over has an error all the same until it is back.
+            well = host.down_until <= now and not host.last_error
+            takes = allowed and well and (most is None or mine < most)
             return NodeLoad(host.key, host.count, mine, takes)
 
         tiers = cluster.tiers(request.properties.policy)
@@ -185,3 +190,15 @@ class Tending:
         # What the policy does not allow any more, as when a node's type has changed.
         rest = [load(h, False) for h in nodes.values() if h.listed and h.key not in allowed]
         return [*loads, rest]
+
+
+def patience(waits: list[silence.Wait], alive: float) -> float:
+    """How long a node that was `alive` then, and is waited for, may say nothing before it is looked
+    at.
+
+    A query that was under way for so long while the node was well may take as long again. One that
+    has begun since tells nothing in its favour, nor does one that the node's system has not even
+    acknowledged.
+    """
+    youngest = max(alive if wait.unheard else wait.since for wait in waits)
+    return min(max(alive - youngest, FIRST_LOOK), LAST_LOOK)

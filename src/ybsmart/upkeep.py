@@ -36,6 +36,7 @@ CONNECT_TIMEOUT = 5.0  # for the node list, over all servers
 ANSWER_TIMEOUT = 5.0  # of one server, for the node list
 RESOLVE_TIMEOUT = 2.0  # for all names in the list
 PROBE_TIMEOUT = 5.0
+UNDELAYED = 1.0  # between looks at a node that nobody passes over
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # after a refresh that failed; doubled in between
 
 
@@ -123,12 +124,17 @@ class _Outage:
     """A node that is being watched."""
 
     def __init__(self, delay: float, now: float, wait: float, error: str) -> None:
-        self.delay = delay  # seconds between looks, by the request that found it down
+        self.delay = delay  # seconds, by who found it down; 0: it is looked at, not passed over
         self.due = now + wait  # time of the next look
-        self.wait = delay  # seconds from there to the one after it
+        self.wait = self.pause  # seconds from there to the one after it
         self.error = error
         self.silent = False  # at the last look
         self.mute = False  # likewise, although its system has taken the connection
+
+    @property
+    def pause(self) -> float:
+        """Seconds between looks, at least."""
+        return self.delay or UNDELAYED
 
 
 class Upkeep:
@@ -217,9 +223,11 @@ class Upkeep:
     def watch(
         self, host: hosts.Host, delay: float, error: str, *, at_once: bool, passed_over: bool
     ) -> None:
-        """Look at a node until it is back: at once, or after `delay` seconds."""
+        """Look at a node until it is back: at once, or after `delay` seconds.
+
+        It is passed over from now on, or only once a look has failed; never if the delay is 0."""
         now = time.monotonic()
-        wait = 0.0 if at_once else delay * random.uniform(1.0, 1.1)
+        wait = 0.0 if at_once else (delay or UNDELAYED) * random.uniform(1.0, 1.1)
         with self._lock:
             outage = self._outages.get(host)
             if outage is None:
@@ -227,6 +235,7 @@ class Upkeep:
             else:
                 # Those who try it nevertheless, as a last resort, do not make it wait longer.
                 outage.due = min(outage.due, now + wait)
+                outage.delay = outage.delay or delay
             outage.error = error
             start, self._probing = not self._probing, True
             if passed_over:
@@ -276,8 +285,10 @@ class Upkeep:
                 cluster.table.mark_up(host)
 
     def _pass_over(self, host: hosts.Host, outage: _Outage) -> None:
-        # Until the look at it is over. Should there be no look, callers will try it themselves.
-        until = max(outage.due, time.monotonic()) + PROBE_TIMEOUT + 1.0
+        until = now = time.monotonic()
+        if outage.delay:
+            # Until the look at it is over. Should there be no look, callers will try it themselves.
+            until = max(outage.due, now) + PROBE_TIMEOUT + 1.0
         cluster = self._cluster_ref()
         if cluster is not None:
             cluster.table.mark_down(host, until, outage.error)
@@ -322,7 +333,7 @@ class Upkeep:
                 outage.error = dead.get(host, outage.error)
                 outage.silent, outage.mute = host in silent, host in mute
                 outage.due = now + outage.wait * random.uniform(0.9, 1.1)
-                outage.wait = min(2 * outage.wait, 2 * outage.delay)
+                outage.wait = min(2 * outage.wait, 2 * outage.pause)
                 self._pass_over(host, outage)
 
 

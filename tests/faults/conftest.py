@@ -34,13 +34,14 @@ def make_pool(
     pools: list[ConnectionPool] = []
 
     def make(max_size: int = 12, properties: Any = None, **options: Any) -> ConnectionPool:
-        conninfo = own_cluster.conninfo(
-            load_balance=True,
-            application_name=NAME,
-            yb_servers_refresh_interval=0,
-            failed_host_reconnect_delay_secs=0.2,
+        settings = {
+            "load_balance": True,
+            "application_name": NAME,
+            "yb_servers_refresh_interval": 0,
+            "failed_host_reconnect_delay_secs": 0.2,
             **(properties or {}),
-        )
+        }
+        conninfo = own_cluster.conninfo(**settings)
         options.setdefault("timeout", 10)
         options.setdefault("max_idle", None)
         pools.append(ConnectionPool(conninfo, max_size=max_size, **options))
@@ -55,5 +56,6 @@ def make_pool(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent node is given up after a second instead of six."""
     monkeypatch.setattr(tending, "SUSPICIOUS", 0.1)
+    monkeypatch.setattr(tending, "FIRST_LOOK", 0.2)
     monkeypatch.setattr(tending, "HOPELESS", 0.5)
     monkeypatch.setattr(upkeep, "PROBE_TIMEOUT", 0.7)

@@ -62,6 +62,25 @@ def test_a_node_that_returns_gets_its_share(own_cluster: LocalCluster, make_pool
     audit(pool, own_cluster)
 
 
+def test_with_a_delay_of_zero_too(own_cluster: LocalCluster, make_pool: MakePool) -> None:
+    """Then nobody passes the node over, and a full pool has no reason to try it."""
+    pool = make_pool(properties={"failed_host_reconnect_delay_secs": 0})
+    fill(pool)
+    own_cluster.kill(1)
+    soon(lambda: spread(pool, own_cluster)[1] == 0, pool)
+    fill(pool)
+    assert spread(pool, own_cluster) == [6, 0, 6]
+    swept(pool, 20)
+    assert spread(pool, own_cluster) == [6, 0, 6]
+    assert state(own_cluster, 1) == "up"  # as far as callers are concerned
+
+    own_cluster.start(1)
+
+    soon(lambda: spread(pool, own_cluster) == [4, 4, 4], pool)
+    assert pool.get_stats()["removed_rebalance"] == 4
+    assert pool.get_stats()["requests_errors"] == 0
+
+
 def test_what_is_lent_is_not_touched_and_moves_when_it_is_returned(
     own_cluster: LocalCluster, make_pool: MakePool
 ) -> None:

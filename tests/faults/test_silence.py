@@ -19,6 +19,7 @@ from tests.faults.support import audit, borrowed, fill, soon, spread, state, swe
 from tests.support import until
 from ybsmart import ConnectionPool, silence, tending
 from ybsmart.testing import LocalCluster
+from ybsmart.upkeep import Upkeep
 
 MakePool = Callable[..., ConnectionPool]
 
@@ -98,6 +99,51 @@ def test_a_long_query_on_a_node_that_is_well_is_not_disturbed(
         soon(lambda: not any(thread.is_alive() for thread in asking), pool)
         assert [thread.error for thread in asking] == [None] * 3
         assert [state(own_cluster, i) for i in range(3)] == ["up"] * 3
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_long_query_that_is_alone_on_its_node_is_told_too(
+    own_cluster: LocalCluster, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tending, "LAST_LOOK", 0.4)
+    looks: list[str] = []
+    watch = Upkeep.watch
+
+    def counted(self: Upkeep, host: Any, *args: Any, **options: Any) -> None:
+        looks.append(host.info.host)
+        watch(self, host, *args, **options)
+
+    monkeypatch.setattr(Upkeep, "watch", counted)
+    pool = make_pool()
+    with borrowed(pool) as conns:
+        there = on(own_cluster, conns, 1)[0]
+        asking = Asking(there, "SELECT pg_sleep(60)")
+        # It takes its time, and its node is found to be well.
+        soon(lambda: len(looks) >= 4, pool)
+        assert asking.is_alive()
+        assert set(looks) == {own_cluster.nodes[1].host}
+        own_cluster.pause(1)
+        try:
+            soon(lambda: not asking.is_alive(), pool)
+            assert isinstance(asking.error, psycopg.OperationalError)
+        finally:
+            own_cluster.resume(1)
+    assert pool.get_stats()["requests_errors"] == 0
+
+
+def waits(*ages: float, unheard: bool = False) -> list[silence.Wait]:
+    return [silence.Wait(1, None, 0.0, 1000.0 - age, unheard) for age in ages]
+
+
+def test_the_longer_a_query_takes_on_a_node_that_is_well_the_more_time_it_is_given() -> None:
+    first, last = tending.FIRST_LOOK, tending.LAST_LOOK
+    assert tending.patience(waits(1), 1000.0) == first
+    assert tending.patience(waits(first + 1), 1000.0) == first + 1
+    assert tending.patience(waits(last + 60), 1000.0) == last
+    # What has begun later, or after the last sign of life, shows nothing.
+    assert tending.patience(waits(60, 1), 1000.0) == first
+    assert tending.patience(waits(60), 900.0) == first
+    assert tending.patience(waits(60, unheard=True), 1000.0) == first
 
 
 @pytest.mark.usefixtures("impatient")
