@@ -24,7 +24,8 @@ from tests.support import until
 APPLICATION = """
 import json, os, signal, sys, threading, ybsmart
 
-pool = ybsmart.ConnectionPool(os.environ["URL"], max_size=3, kwargs={"autocommit": True})
+pool = ybsmart.ConnectionPool(os.environ["URL"], max_size=3, max_idle=None,
+                              kwargs={"autocommit": True})
 inherited = [pool.getconn() for _ in range(2)]
 pids = [conn.info.backend_pid for conn in inherited]
 for conn in inherited: pool.putconn(conn)
@@ -32,7 +33,8 @@ loaded_in = os.getpid()
 
 def application(environ, start_response):
     with pool.connection() as conn:
-        backend, name = conn.execute("SELECT pg_backend_pid(), 'x'").fetchone()
+        # It takes its time, so that eight at a time are more than one worker can serve.
+        backend, _ = conn.execute("SELECT pg_backend_pid(), pg_sleep(0.01)::text").fetchone()
     start_response("200 OK", [("Content-Type", "application/json")])
     answer = {"process": os.getpid(), "backend": backend, "size": pool.total_count,
               "loaded_in": loaded_in, "inherited": os.getpid() != loaded_in and backend in pids}
@@ -196,26 +198,72 @@ def test_waitress(serve: Callable[..., Server], folder: Path, sessions: Callable
 
 UWSGI = shutil.which("uwsgi", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 
+THREADS = ["--enable-threads", "--threads", "4"]
+# Without it Python does not know that it was forked, and threads of the master that are at work at
+# that moment leave the interpreter's lock unusable: ours, if the pool has been used before.
+HOOKS = ["--py-call-uwsgi-fork-hooks"]
 
-@pytest.mark.skipif(UWSGI is None, reason="no uWSGI: pip install uwsgi (it is compiled)")
-@pytest.mark.parametrize("options", [[], ["--py-call-uwsgi-fork-hooks", "--enable-threads"]])
+
+@pytest.mark.skipif(UWSGI is None, reason="no uWSGI: pip install pyuwsgi")
+@pytest.mark.parametrize(
+    ("options", "used_before"),
+    [
+        (HOOKS, True),
+        ([*HOOKS, *THREADS], True),
+        ([], False),
+        (THREADS, False),
+        (["--lazy-apps"], True),
+        (["--lazy-apps", *THREADS], True),
+    ],
+    ids=[
+        "preloaded",
+        "preloaded, threads",
+        "preloaded, untold",
+        "preloaded, untold, threads",
+        "lazy-apps",
+        "lazy-apps, threads",
+    ],
+)
 def test_uwsgi(
-    serve: Callable[..., Server], folder: Path, sessions: Callable[[], int], options: list[str]
+    serve: Callable[..., Server],
+    folder: Path,
+    sessions: Callable[[], int],
+    options: list[str],
+    used_before: bool,
 ) -> None:
-    """Also without the hooks: then Python itself does not know that it was forked."""
+    application = folder / "application.py"
+    if not used_before:
+        application.write_text(APPLICATION.replace("range(2)", "range(0)"))
     server = serve(
         *(str(UWSGI), "--http-socket", "127.0.0.1:{port}", "--master", "--processes", "3"),
-        *("--die-on-term", "--need-app", "--wsgi-file", str(folder / "application.py")),
+        *("--die-on-term", "--need-app", "--wsgi-file", str(application)),
         *options,
     )
 
-    answers = server.ask_all(60)
-    assert {answer["inherited"] for answer in answers} == {False}
-    assert server.program.pid not in {answer["process"] for answer in answers}
+    def ask_them_all() -> list[dict[str, Any]]:
+        answers = server.ask_all(50)
+        while len({answer["process"] for answer in answers[-200:]}) < 3:
+            answers += server.ask_all(50)
+        assert {answer["inherited"] for answer in answers} == {False}
+        return answers
+
+    answers = ask_them_all()
+    workers = {answer["process"] for answer in answers}
+    assert workers == set(children(server.program.pid))
+    assert {answer["loaded_in"] for answer in answers} == (
+        workers if "--lazy-apps" in options else {server.program.pid}
+    )
+
+    # One of them is killed: the others, and its successor, go on with what they have.
     victim = answers[0]["process"]
+    before = {(answer["process"], answer["backend"]) for answer in answers}
     os.kill(victim, signal.SIGKILL)
-    until(lambda: victim not in (now := children(server.program.pid)) and len(now) >= 3)
-    assert {answer["inherited"] for answer in server.ask_all(30)} == {False}
+    until(lambda: victim not in (now := children(server.program.pid)) and len(now) == 3)
+    answers = ask_them_all()
+    assert victim not in {answer["process"] for answer in answers}
+    assert before & {(answer["process"], answer["backend"]) for answer in answers}
+
     server.program.terminate()
     server.program.end()
+    assert "Traceback" not in server.program.errors, server.program.errors
     until(lambda: sessions() == 0)
