@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import psycopg
@@ -129,6 +130,13 @@ def test_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_servers_speak_english_and_utf8_wherever_they_run(cluster: LocalCluster) -> None:
     assert cluster.execute(0, "SELECT lower('ÄÖ'), current_setting('lc_messages')") == [("äö", "C")]
+
+
+def test_where_there_are_no_such_servers_the_import_says_so() -> None:
+    code = "import os, ybsmart; os.name = 'nt'; import ybsmart.testing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stderr.endswith("ImportError: LocalCluster needs Linux or macOS\n")
 
 
 def test_without_the_servers_the_error_says_what_to_install(

@@ -3,6 +3,11 @@
 Decides nothing but the names. Must never be imported by the driver itself.
 """
 
+import os
+
+if os.name == "nt":  # not sys.platform, or type checkers there would not know the names
+    raise ImportError("LocalCluster needs Linux or macOS")
+
 from ybsmart.testing.cluster import LocalCluster
 from ybsmart.testing.node import LocalNode
 

