@@ -67,9 +67,10 @@ ONCE := tests/core tests/packaging tests/cluster tests/demo tests/docs tests/exa
 TWICE := tests/api tests/smart tests/processes/test_fork.py
 
 # They wait more than they compute, so two of these runs go on at a time, each of which says what it
-# has to say at its end. JOBS=1: one after the other, and one sees how far it is.
-JOBS ?= 2
-SYNC := $(if $(filter output-sync,$(.FEATURES)),$(if $(filter 1,$(JOBS)),,--output-sync=target))
+# has to say at its end (which make can since 4.0). JOBS=1: one after the other, and one sees how far
+# it is.
+JOBS ?= $(if $(filter output-sync,$(.FEATURES)),2,1)
+SYNC := $(if $(filter 1,$(JOBS)),,--output-sync=target)
 RUNS := check $(if $(filter c,$(MODE)),test-compiled test-pure test-once,test-all-pure)
 
 test: $(PACKAGE)
