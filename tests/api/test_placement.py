@@ -82,7 +82,7 @@ def test_order_with_topology_keys_only(mode: str, expected: list[list[int]]) -> 
         (" c.r.dc1 , c.r.dc3:2 ", [[1], [3, 5], [2, 4, 6]]),
     ],
 )
-def test_priorities(keys: str, expected: list[list[int]]) -> None:
+def test_priorities_make_the_tiers(keys: str, expected: list[list[int]]) -> None:
     assert tiers("any", keys) == expected
 
 

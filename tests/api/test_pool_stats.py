@@ -57,7 +57,7 @@ OWN_KEYS = [
 ]
 
 
-def test_the_keys(pool: ConnectionPool) -> None:
+def test_the_statistics_have_all_of_psycopg_pools_keys_and_ours(pool: ConnectionPool) -> None:
     stats = pool.get_stats()
     assert set(PSYCOPG_KEYS + OWN_KEYS) <= set(stats)
     assert all(isinstance(stats[key], int) for key in PSYCOPG_KEYS)

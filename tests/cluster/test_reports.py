@@ -48,7 +48,7 @@ def test_a_full_node_can_still_be_asked() -> None:
         assert len(cluster.execute(0, "SELECT * FROM yb_servers()")) == 1
 
 
-def test_execute(cluster: LocalCluster) -> None:
+def test_sql_runs_on_one_node_as_a_superuser(cluster: LocalCluster) -> None:
     assert cluster.execute(0, "CREATE TABLE t (id int, name text)") == []
     assert cluster.execute(0, "INSERT INTO t VALUES (%s, %s)", [1, "o'hara"]) == []
     assert cluster.execute(0, "SELECT * FROM t WHERE id = %(id)s", {"id": 1}) == [(1, "o'hara")]

@@ -83,7 +83,7 @@ def test_update_changes_what_is_said_and_nothing_else(cluster: LocalCluster) -> 
     assert len(discover(cluster.conninfo())) == 3
 
 
-def test_discovery_faults(cluster: LocalCluster) -> None:
+def test_yb_servers_can_be_made_slow_wrong_or_empty(cluster: LocalCluster) -> None:
     cluster.discovery(delay=1.5)
     start = time.monotonic()
     assert len(discover(cluster.conninfo(1))) == 3

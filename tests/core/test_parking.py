@@ -300,7 +300,7 @@ class TestOneAtATime:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_released_twice(core: Any) -> None:
+def test_who_releases_it_twice_is_told(core: Any) -> None:
     lock = core.parking.held_lock()
     lock.release()
 

@@ -380,7 +380,7 @@ def test_a_mistake_in_the_demo_is_not_hidden(monkeypatch: pytest.MonkeyPatch) ->
 # -- Command line --------------------------------------------------------------------------------
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"ybsmart {ybsmart.__version__}\n"
@@ -391,7 +391,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [[], ["nonsense"], ["demo", "--nonsense"], ["demo", "--seconds", "-1"]]
     + [["demo", "--seconds", text] for text in ("nan", "inf", "1e9", "soon")],
 )
-def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_told_with_the_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
     assert "usage: ybsmart" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def plainly(*steps: Progress) -> str:
         ("m\u00fcde \u202eback", "m\\xfcde \\u202eback"),
     ],
 )
-def test_printable(text: str, shown: str) -> None:
+def test_nothing_that_a_terminal_might_obey_is_printed(text: str, shown: str) -> None:
     assert texts.printable(text) == shown
 
 
@@ -99,14 +99,14 @@ def test_a_long_error_is_cut_to_a_line() -> None:
     ("node", "state"),
     [(_NODE, "up"), (replace(_NODE, passed_over=True), "passed over"), (_DEAD, "killed")],
 )
-def test_state(node: NodeState, state: str) -> None:
+def test_a_node_is_up_passed_over_or_killed(node: NodeState, state: str) -> None:
     assert texts.state(node) == state
 
 
 # -- Plain lines ----------------------------------------------------------------------------------
 
 
-def test_plain_block() -> None:
+def test_a_phase_in_plain_lines() -> None:
     assert plainly(Progress(KILLED, (KILLED,))) == (
         "127.0.0.1:5433, the node in the URL, is killed (SIGKILL)\n"
         "  Requests that were on it fail once. The pool connects to the others instead.\n"
@@ -256,7 +256,7 @@ def test_live_says_that_it_is_stopping(console: Callable[..., Console]) -> None:
     assert texts.headline(CLOSED) not in written(screen)
 
 
-def test_picture(tmp_path: Path) -> None:
+def test_the_picture_shows_the_frame_and_needs_nothing_from_the_network(tmp_path: Path) -> None:
     pytest.importorskip("rich")
     from ybsmart.demo.view import draw
 
