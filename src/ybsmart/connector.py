@@ -129,6 +129,7 @@ class Connector:
             conn = pool.connection_class.connect(text, **options)
         try:
             conn._pool = pool
+            conn._ybsmart_cursor, conn._ybsmart_switched = None, False  # see `statements`
             if pool._configure is not None:
                 pool._configure(conn)
                 must_be_idle(conn, "configure")

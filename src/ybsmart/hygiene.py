@@ -26,7 +26,7 @@ CHECK_TIMEOUT = 2.0  # seconds for the answer of a server that is asked whether 
 
 def close(conn: Any) -> None:
     """Close a connection, which its own `close` does only when it is in no pool."""
-    conn._pool = None
+    conn._pool = conn._ybsmart_cursor = None
     conn.close()
 
 
@@ -85,12 +85,21 @@ def _within(timeout: float, steps: PQGen[T]) -> PQGen[T]:
 
 def restore(conn: Any) -> None:
     """Take a connection out of the autocommit that `query` has left it in, if it has; or close it.
+    And drop the cursor that `query` keeps, which refers to it.
 
     No round trip, unless it is in a transaction: the server knows nothing of autocommit.
     """
     slot = conn._ybsmart_slot
     if not slot.altered:
         return
+    conn._ybsmart_cursor = None
+    if conn._ybsmart_switched:
+        _end_autocommit(conn)
+        conn._ybsmart_switched = False
+    slot.altered = False
+
+
+def _end_autocommit(conn: Any) -> None:
     try:
         if conn.pgconn.transaction_status in IN_TRANSACTION:
             conn.rollback()
@@ -105,7 +114,6 @@ def restore(conn: Any) -> None:
         )
         if not conn.closed:  # or it would not count as broken
             close(conn)
-    slot.altered = False
 
 
 def clean(conn: Any, reset_on_return: str | None, reset: Callable[[Any], None] | None) -> None:
