@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from .records import Record
 
 
 class Addressed(Protocol):
@@ -39,7 +41,7 @@ def public_or_private(nodes: Iterable[Addressed], ways_in: Collection[str]) -> b
     return verdict
 
 
-class AddressMap(NamedTuple):
+class AddressMap(Record):
     """Where to connect to instead of a node's own address: for port mappings and poolers.
 
     `rules`: (host, port) to (host, port), the first that fits decides. As what to look for, an

@@ -13,13 +13,14 @@ import time
 from collections import deque
 from collections.abc import Collection, Generator, Sequence
 from selectors import EVENT_READ, EVENT_WRITE
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import psycopg
 from psycopg import errors, pq
 
 from . import forks, libpq
 from .faults import Fault, classify, failure
+from .records import Record
 
 HEDGE_DELAY = 0.25  # seconds of silence after which the next address is tried as well
 
@@ -27,7 +28,7 @@ _BAD, _STARTED = pq.ConnStatus.BAD, pq.ConnStatus.STARTED
 _OK, _FAILED, _WRITING = pq.PollingStatus.OK, pq.PollingStatus.FAILED, pq.PollingStatus.WRITING
 
 
-class Target(NamedTuple):
+class Target(Record):
     """Where a connection goes, as libpq's parameters."""
 
     host: str
@@ -85,14 +86,14 @@ class Source(Protocol):
         """All have failed: the error to raise."""
 
 
-class Wait(NamedTuple):
+class Wait(Record):
     """Go on with the file descriptors that are ready, or after so many seconds with none."""
 
     on: list[tuple[int, int]]  # with EVENT_READ or EVENT_WRITE
     timeout: float
 
 
-class Resolve(NamedTuple):
+class Resolve(Record):
     """Go on with the IP addresses of a name, or with the OSError of looking it up."""
 
     host: str

@@ -11,12 +11,12 @@ import logging
 import re
 import selectors
 import time
-from typing import NamedTuple
 
 import psycopg
 from psycopg import pq
 
 from .faults import printable
+from .records import Record
 
 logger = logging.getLogger("ybsmart")
 
@@ -42,7 +42,7 @@ class NoDiscovery(Exception):
         """It is no server of YugabyteDB, rather than one with a problem."""
 
 
-class NodeRecord(NamedTuple):
+class NodeRecord(Record):
     """One row of `yb_servers()`."""
 
     host: str

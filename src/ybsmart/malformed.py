@@ -13,11 +13,12 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-_QUOTED = re.compile(r"\"[^\"]*(?:\"|$)|'[^']*(?:'|$)", re.DOTALL)
+# Patterns are compiled when they are first used, see `faults`.
+_QUOTED = r"(?s)\"[^\"]*(?:\"|$)|'[^']*(?:'|$)"
 # Whatever else is quoted there is part of what was given.
-_OPTION = re.compile(r"(?:connection option|query parameter):? (\"[a-z_]{1,40}\")")
+_OPTION = r"(?:connection option|query parameter):? (\"[a-z_]{1,40}\")"
 # Said of a host or port, which are parts of a password when a URI is cut at the wrong place.
-_CUT = re.compile(
+_CUT = (
     r"invalid port number: \"[^\"]*\"|invalid integer value \"[^\"]*\" for connection option"
     r"|resolve host '[^']*[^'\w.:\[\]-][^']*'|translate host name \"[^\"]*[^\"\w.:\[\]-][^\"]*\""
 )
@@ -52,9 +53,9 @@ def without_values(error: psycopg.Error) -> psycopg.Error:
     """
     text = str(error)
     if isinstance(error, psycopg.ProgrammingError):
-        names = set(_OPTION.findall(text))
-        said = _QUOTED.sub(lambda m: m.group() if m.group() in names else '"..."', text)
+        names = set(re.findall(_OPTION, text))
+        said = re.sub(_QUOTED, lambda m: m.group() if m.group() in names else '"..."', text)
         return psycopg.ProgrammingError(said.strip() + (f" ({_ENCODE})" if said != text else ""))
-    if not _CUT.search(text):
+    if not re.search(_CUT, text):
         return error
     return psycopg.OperationalError(NONSENSE)

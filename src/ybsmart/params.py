@@ -12,12 +12,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 from .addresses import AddressMap, parse_address_map
 from .errors import InvalidProperty
 from .placement import MODES, Policy, parse_topology_keys
+from .records import Record
 
 logger = logging.getLogger("ybsmart")
 
@@ -43,7 +44,7 @@ _LIBPQ_LOAD_BALANCE_HOSTS = ("disable", "random")
 _URI = r"postgres(?:ql)?://"
 
 
-class Properties(NamedTuple):
+class Properties(Record):
     """The properties of one request, checked. Times are in seconds."""
 
     load_balance: bool = False

@@ -9,7 +9,9 @@ The tables are those of YugabyteDB's smart-driver documentation ("Order of node 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from .records import Record
 
 MODES = ("false", "true", "any", "only-primary", "only-rr", "prefer-primary", "prefer-rr")
 PRIMARY = "primary"
@@ -36,7 +38,7 @@ class Placed(Protocol):
     def node_type(self) -> str: ...
 
 
-class TopologyKey(NamedTuple):
+class TopologyKey(Record):
     """`cloud.region.zone:priority`; `zone` None stands for `*`. Compared without case."""
 
     cloud: str
@@ -73,7 +75,7 @@ def _parse_key(key: str) -> TopologyKey:
     return TopologyKey(cloud, region, None if zone == "*" else zone, int(priority or 1))
 
 
-class Policy(NamedTuple):
+class Policy(Record):
     """What a request says about the nodes it wants."""
 
     mode: str = "any"

@@ -8,14 +8,15 @@ then be in a better place. Never connects, closes or reads a clock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from .records import Record
 
 # In seconds.
 PAUSE = 0.2  # between two moves of a pool
 FIRST_DOUBT, LAST_DOUBT = 1.0, 60.0  # instead, after a move that was in vain; doubled in between
 
 
-class NodeLoad(NamedTuple):
+class NodeLoad(Record):
     """A node as one pool sees it."""
 
     key: str

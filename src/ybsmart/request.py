@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg import pq
@@ -18,6 +18,7 @@ from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 from . import malformed
 from .dialing import Target
 from .params import ENVIRONMENT, Properties, split
+from .records import Record
 from .waiting import is_address
 
 # Everything in the environment that decides what a request means, apart from what libpq alone
@@ -30,7 +31,7 @@ _VARIABLES = (
 _REMEMBERED = 256  # requests, and conninfos of each
 
 
-class Contact(NamedTuple):
+class Contact(Record):
     """Where to find a cluster: what a conninfo and libpq's environment say of it."""
 
     host: str

@@ -17,12 +17,13 @@ import struct
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg import errors, pq
 
 from ._core import pool as core
+from .records import Record
 
 # struct tcp_info, which only ever grows at its end: tcpi_retransmits and tcpi_probes, what has been
 # sent again in vain; tcpi_last_data_sent and tcpi_last_data_recv, in milliseconds before now.
@@ -32,7 +33,7 @@ _FIELDS = struct.Struct("=2xBB40xI4xI")
 _TICKS = 0.05
 
 
-class _Signs(NamedTuple):
+class _Signs(Record):
     """Of life; times are of the monotonic clock."""
 
     sent: float
@@ -40,7 +41,7 @@ class _Signs(NamedTuple):
     unheard: bool
 
 
-class Wait(NamedTuple):
+class Wait(Record):
     """A connection that waits for its server."""
 
     loan: int

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import pq
@@ -23,6 +23,7 @@ from ._core import hosts
 from .candidates import ControlSource, ProbeSource
 from .dialing import Resolve, Target, dial
 from .discovery import NodeRecord, NoDiscovery
+from .records import Record
 from .request import Request
 from .waiting import is_address, resolve, run
 
@@ -40,7 +41,7 @@ UNDELAYED = 1.0  # between looks at a node that nobody passes over
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # after a refresh that failed; doubled in between
 
 
-class Listing(NamedTuple):
+class Listing(Record):
     """An answer of a server."""
 
     records: list[NodeRecord]

@@ -1,0 +1,47 @@
+"""Plain data of the package's own: for type-checkers `typing.NamedTuple`, and used as such.
+
+That compiles the source of a function for each class, and one of an expression for each field, at
+every import: a quarter of what importing ybsmart would take. What users get are named tuples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NamedTuple as Record
+else:
+    from operator import itemgetter
+
+    class _RecordType(type):
+        def __new__(mcls, name, bases, members):
+            fields = tuple(members.get("__annotations__", ()))
+            members["_fields"] = fields
+            members["_defaults"] = {field: members[field] for field in fields if field in members}
+            members["__slots__"] = ()
+            members |= {field: property(itemgetter(i)) for i, field in enumerate(fields)}
+            return super().__new__(mcls, name, bases, members)
+
+    class Record(tuple, metaclass=_RecordType):
+        """A tuple whose items have the names, and perhaps the defaults, that the class says."""
+
+        def __new__(cls, *values, **named):
+            for field in cls._fields[len(values) :]:
+                values += (named[field] if field in named else cls._defaults[field],)
+            return tuple.__new__(cls, values)
+
+        def __getnewargs__(self):
+            return tuple(self)
+
+        def _asdict(self):
+            return dict(zip(self._fields, self, strict=True))
+
+        def _replace(self, **named):
+            return type(self)(**{**self._asdict(), **named})
+
+        def __repr__(self):
+            items = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
+            return f"{type(self).__name__}({items})"
+
+
+__all__ = ["Record"]
