@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 
 from tests.faults.client import Request
-from ybsmart.testing import LocalCluster
+from ybsmart.testing import LocalCluster, LocalNode
 
 SIZE, THREADS = 12, 16
 NAME = "load"  # by which the servers know the client's sessions
@@ -66,17 +66,19 @@ def _nothing(cluster: LocalCluster) -> None:
     pass
 
 
-def _drop(cluster: LocalCluster) -> None:
-    """Nothing that is sent to node 1, or by it, arrives, and nothing is said about it."""
-    node = cluster.nodes[1]
+def drop(node: LocalNode, ways: str = "ds") -> None:
+    """Nothing that is sent to the node (`d`), or by it (`s`), arrives, and nothing is said about
+    it."""
     _nft(f"add table inet {_TABLE}")
     _nft(f"add chain inet {_TABLE} in {{ type filter hook input priority 0 ; }}")
-    for way in ("d", "s"):
+    for way in ways:
         _nft(f"add rule inet {_TABLE} in ip {way}addr {node.host} tcp {way}port {node.port} drop")
 
 
-def _let_pass(cluster: LocalCluster) -> None:
-    _nft(f"delete table inet {_TABLE}")
+def let_pass() -> None:
+    """End what `drop` has begun."""
+    with contextlib.suppress(subprocess.CalledProcessError):  # nothing is dropped
+        _nft(f"delete table inet {_TABLE}")
 
 
 def _nft(command: str) -> None:
@@ -98,7 +100,7 @@ def can_drop() -> bool:
 FAULTS = (
     Fault("killed", lambda c: c.kill(1), lambda c: c.start(1), 6.0),
     Fault("stopped", lambda c: c.pause(1), lambda c: c.resume(1), 15.0),
-    Fault("black-holed", _drop, _let_pass, 20.0),
+    Fault("black-holed", lambda c: drop(c.nodes[1]), lambda c: let_pass(), 20.0),
     Fault("restarted", _restart, _nothing, 0.0),
     Fault("all restarted", _roll, _nothing, 0.0, everywhere=True),
     Fault("drained", lambda c: c.update(1, listed=False), lambda c: c.update(1, listed=True), 6.0),

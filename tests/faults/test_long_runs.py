@@ -1,11 +1,12 @@
 """Outage after outage, and everything at random: nothing is lost, and nothing grows.
 
-A few seconds each; YBSMART_FAULTS_CYCLES=1000 and YBSMART_FAULTS_SECONDS=60 for the long form.
+A few seconds each; `-m long` takes the long forms, minutes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -28,8 +29,9 @@ from ybsmart.testing import LocalCluster
 
 MakePool = Callable[..., ConnectionPool]
 
-CYCLES = int(os.environ.get("YBSMART_FAULTS_CYCLES", "8"))
-SECONDS = float(os.environ.get("YBSMART_FAULTS_SECONDS", "5"))
+
+def also_long(short: int, long: int) -> list[Any]:
+    return [short, pytest.param(long, marks=pytest.mark.long)]
 
 
 @pytest.fixture(autouse=True)
@@ -58,16 +60,18 @@ on_linux = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs 
 
 
 @on_linux
+@pytest.mark.parametrize("cycles", also_long(8, 1000))
 def test_outages_and_recoveries(
-    own_cluster: LocalCluster, make_pool: MakePool, capsys: pytest.CaptureFixture[str]
+    own_cluster: LocalCluster, make_pool: MakePool, capsys: pytest.CaptureFixture[str], cycles: int
 ) -> None:
     """A node is killed and started again, with somebody on it each time."""
+    faulthandler.cancel_dump_traceback_later()  # a thousand times take longer than a test may
     pool = make_pool()
     errors: Counter[str] = Counter()
     lots = random.Random(1)
     early: Footprint | None = None
     fill(pool)
-    for cycle in range(CYCLES):
+    for cycle in range(cycles):
         victim = lots.randrange(3)
         own_cluster.kill(victim)
         for _ in range(12):
@@ -79,7 +83,7 @@ def test_outages_and_recoveries(
         # All twelve can be had, wherever.
         fill(pool)
         pool._check_invariants()
-        if cycle == CYCLES // 5:
+        if cycle == cycles // 5:
             early = Footprint()
     soon(lambda: sorted(spread(pool, own_cluster)) == [4, 4, 4], pool)
     assert not errors
@@ -87,9 +91,9 @@ def test_outages_and_recoveries(
     late = _at_rest()
     assert early is not None
     with capsys.disabled():
-        print(f"\n{CYCLES} outages: {early} after a fifth of them, {late} at the end")
+        print(f"\n{cycles} outages: {early} after a fifth of them, {late} at the end")
     assert late.files <= early.files + 8
-    assert late.memory <= early.memory + 8 + CYCLES / 200
+    assert late.memory <= early.memory + 8 + cycles / 200
 
 
 def _at_rest() -> Footprint:
@@ -184,11 +188,13 @@ class Trouble:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("seconds", also_long(5, 60))
 def test_everything_at_random(
     own_cluster: LocalCluster,
     make_pool: MakePool,
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
+    seconds: int,
 ) -> None:
     """... and then the pool's books, its process's counts, the servers and the system agree."""
     pool = make_pool(timeout=5)
@@ -198,7 +204,7 @@ def test_everything_at_random(
     users = Load(pool, 12, "short transaction query retried run_transaction")
     users.start()
     try:
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             trouble.strike()
             time.sleep(trouble.lots.uniform(0.0, 0.2))
@@ -219,10 +225,11 @@ def test_everything_at_random(
     happened = ", ".join(f"{name} {count}" for name, count in sorted(trouble.done.items()))
     with capsys.disabled():
         print(
-            f"\n{SECONDS:g} s at random ({happened}): {len(requests)} requests, failed: "
+            f"\n{seconds} s at random ({happened}): {len(requests)} requests, failed: "
             f"{dict(failed)}; {before} before, {after} after"
         )
     assert after.files <= before.files + 8
+    assert after.memory <= before.memory + 16 + len(requests) / 2500
     pool.close()
     until(lambda: Footprint().files <= before.files)
 

@@ -6,6 +6,9 @@ The same faults as in compare.py, on a pool that is quicker to find out, in this
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,12 +18,19 @@ from tests.faults import load
 from tests.faults.client import Load
 from tests.faults.load import BY_NAME, THREADS, Fault
 from tests.faults.support import audit, fill, soon, spread
+from tests.processes.support import Program
 from ybsmart import ConnectionPool
 from ybsmart.testing import LocalCluster
 
 MakePool = Callable[..., ConnectionPool]
 
 LASTS = {"killed": 1.0, "stopped": 3.0, "black-holed": 3.0, "drained": 1.0}
+PROXY = """
+import sys
+from tests.api.wire import Forwarder
+print(Forwarder(sys.argv[1], int(sys.argv[2]), sys.argv[3]).port)
+sys.stdin.read()
+"""
 KINDS = "short transaction query retried run_transaction"
 
 
@@ -32,7 +42,33 @@ def test_under_load(own_cluster: LocalCluster, make_pool: MakePool, name: str) -
     fault = dataclasses.replace(BY_NAME[name], lasts=LASTS.get(name, 0.0))
     nodes = [node.host for node in own_cluster.nodes]
     victims = nodes if fault.everywhere else nodes[1:2]
-    pool = make_pool()
+    _use_throughout(fault, own_cluster, make_pool(), victims)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no signal stops a process here")
+def test_under_load_behind_a_proxy_that_stalls(
+    own_cluster: LocalCluster, make_pool: MakePool
+) -> None:
+    """As near to a black hole as it gets where nothing may be dropped."""
+    node = own_cluster.nodes[1]
+    address = "127.0.0.99" if sys.platform == "linux" else "127.0.0.1"
+    with Program(PROXY, node.host, node.port, address) as proxy:
+        ways = f"{node.host}:{node.port}={address}:{proxy.line()}"
+        stalls = Fault(
+            "stalled",
+            lambda _: os.kill(proxy.pid, signal.SIGSTOP),
+            lambda _: os.kill(proxy.pid, signal.SIGCONT),
+            lasts=3.0,
+        )
+        pool = make_pool(properties={"address_map": ways})
+        _use_throughout(stalls, own_cluster, pool, [address])
+        pool.close()
+
+
+def _use_throughout(
+    fault: Fault, own_cluster: LocalCluster, pool: ConnectionPool, victims: list[str]
+) -> None:
     fill(pool)
     users = Load(pool, THREADS, KINDS)
     users.start()

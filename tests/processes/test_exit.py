@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -46,6 +47,19 @@ del pool
 """,
     "close_on_sigterm": "ybsmart.close_on_sigterm(pool); pool.query('SELECT 1')",
     "an exit": "pool.query('SELECT 1'); print(time.monotonic_ns()); sys.exit()",
+    "an exit within an import": """
+import importlib.util
+class Left:  # a module, and its finder and loader
+    def find_spec(self, name, path, target=None):
+        return importlib.util.spec_from_loader(name, self) if name == "left" else None
+    def create_module(self, spec): return None
+    def exec_module(self, module):
+        pool.query("SELECT 1")
+        print(time.monotonic_ns())
+        sys.exit()
+sys.meta_path.append(Left())
+import left
+""",
 }
 
 EXIT = """
@@ -83,16 +97,21 @@ def test_a_program_that_closes_nothing_ends_at_once_and_in_silence(url: str, lef
     assert took < 2
 
 
+@functools.cache
+def seconds_without() -> float:
+    """What the interpreter itself needs, with psycopg."""
+    return min(seconds_to_exit(BARE) for _ in range(5))
+
+
 EXIT_LIMIT = os.environ.get("YBSMART_EXIT_LIMIT")
 
 
 @pytest.mark.skipif(EXIT_LIMIT is None, reason="YBSMART_EXIT_LIMIT=0.05 on a quiet machine")
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
 def test_it_ends_within_its_limit(url: str, left: str) -> None:
-    bare = min(seconds_to_exit(BARE) for _ in range(5))
     took = min(seconds_to_exit(EXIT.format(left=left), url) for _ in range(5))
 
-    assert took - bare < float(EXIT_LIMIT or 0)
+    assert took - seconds_without() < float(EXIT_LIMIT or 0)
 
 
 def test_a_pool_used_while_a_module_is_imported(url: str, tmp_path: Path) -> None:
