@@ -50,8 +50,11 @@ def describe_name(module: ModuleType, name: str) -> dict[str, object]:
 def describe_member(member: object) -> object:
     if isinstance(member, (staticmethod, classmethod)):
         member = member.__func__
+    if inspect.isdatadescriptor(member):
+        # Python 3.13 takes the indentation out of docstrings when it compiles, Cython does not.
+        return inspect.cleandoc(member.__doc__ or "")
     if not callable(member):
-        return member.__doc__ if inspect.isdatadescriptor(member) else member
+        return member
     parameters = [
         (parameter.name, parameter.kind.name, parameter.default)
         for parameter in inspect.signature(member).parameters.values()
