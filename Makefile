@@ -44,7 +44,8 @@ help:
 	@echo 'make docs     the documentation, into docs/_build/html'
 	@echo 'make examples tests of the examples and the tutorial;  make example NAME=flask  runs one'
 	@echo 'make bench    the benchmarks'
-	@echo 'make dist     the source distribution and wheels, into dist, checked and tried'
+	@echo 'make dist     the source distribution and wheels, into dist, checked and tried;'
+	@echo '              make dist PYTHONS="python3.12 python3.14t"  for more than one Python'
 	@echo 'make install  just $(VENV), with this tree installed in it as it is now'
 	@echo 'make clean    remove $(VENV) and everything generated'
 	@echo 'Each sets up what it needs. PYTHON=python3.12 and VENV=folder choose others.'
@@ -110,22 +111,30 @@ example: $(PACKAGE) $(STAMPS)/extra-examples
 
 PROGRAM = $(if $(NAME),$(wildcard examples/$(NAME).py examples/$(NAME)_app.py))
 
-# What is published, as far as this Python goes. On Linux the wheel becomes one for any Linux.
+# What is published, as far as these Pythons go: one source distribution, and all wheels out of that.
+# On Linux the compiled ones become wheels for any Linux.
+PYTHONS ?= $(PYTHON)
 dist: $(PACKAGE) $(STAMPS)/extra-dist
 	@rm -rf dist build ybsmart.egg-info
 	@$(BIN)/python -m build -q --no-isolation --sdist
 	@tar xzf dist/*.tar.gz -C dist --one-top-level=tree --strip-components=1
 	@YBSMART_BUILD=python $(BIN)/python -m build -q --no-isolation --wheel --outdir dist dist/tree
 ifeq ($(MODE),c)
-	@YBSMART_BUILD=c $(BIN)/python -m build -q --no-isolation --wheel --outdir dist dist/tree
+	@set -e; for python in $(PYTHONS); do \
+		echo "Building the wheel for $$python ..."; \
+		rm -rf dist/tree/build; \
+		$$python -m venv --clear dist/builder; \
+		YBSMART_BUILD=c dist/builder/bin/python -m pip -q --disable-pip-version-check \
+			wheel --no-deps --wheel-dir dist dist/tree; \
+	done
 	@ls dist/*-linux_*.whl >/dev/null 2>&1 || exit 0; \
 	export PATH="$(abspath $(BIN)):$$PATH" && \
 	auditwheel repair --strip -w dist dist/*-linux_*.whl && rm dist/*-linux_*.whl
 endif
-	@rm -rf dist/tree ybsmart.egg-info
-	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/twine check --strict dist/*.tar.gz dist/*.whl
 	@$(BIN)/check-wheel-contents dist/*.whl
-	@$(BIN)/python tests/packaging/fresh.py dist/*.whl
+	@$(BIN)/python tests/packaging/fresh.py --tests dist/tree $(PYTHONS:%=--python=%) dist/*.whl
+	@rm -rf dist/builder dist/tree ybsmart.egg-info
 
 bench: $(PACKAGE)
 	@$(BIN)/pytest bench $(ARGS)
