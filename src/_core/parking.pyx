@@ -4,6 +4,9 @@ A thread that is woken needs the GIL at once. Several woken right after each oth
 on the GIL, to get it in no certain order and at the cost of another context switch. So one is woken
 at a time, and wakes the next as soon as it has the GIL. Where some thread computes and the GIL is
 slow to come, others have to be in line for it too: after `_patience`, the next release wakes all.
+
+If the next one is woken on the same processor, the kernel may run it at once, in the stead of the
+one that has the GIL. Then it lets that one finish its turn, if turns have been short of late.
 """
 
 cimport cython
@@ -35,6 +38,22 @@ cdef extern from *:
     """
     const bint HAS_GIL "YBSMART_HAS_GIL"
 
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <sched.h>
+    static int ybsmart_processor(void) { return sched_getcpu(); }
+    static void ybsmart_yield(void) { sched_yield(); }
+    #else
+    static int ybsmart_processor(void) { return -1; }
+    static void ybsmart_yield(void) {}
+    #endif
+    static volatile int ybsmart_turn_on = -1;
+    """
+    int this_processor "ybsmart_processor"() nogil  # below zero: nobody knows
+    void let_others_run "ybsmart_yield"() nogil
+    int _turn_on "ybsmart_turn_on"  # where one has its turn, if that is short; also used without the GIL
+
 cdef extern from "pythread.h":
     const long long PY_TIMEOUT_MAX
     PyLockStatus PyThread_acquire_lock_timed(
@@ -48,6 +67,10 @@ cdef double _waking_since = 0
 cdef ParkingLock _first = None  # those released meanwhile, linked
 cdef ParkingLock _last = None
 cdef double _patience = 0.0001  # seconds
+
+# A turn is from when the one that was woken has the GIL until some thread goes to sleep.
+cdef double _turn_since = 0
+cdef double _SHORT_TURN = 0.00002  # seconds
 
 
 cdef long long _microseconds(double seconds) noexcept:
@@ -86,23 +109,33 @@ cdef class ParkingLock:
     def acquire(self, bint blocking=True, double timeout=-1):
         """Sleep until it is released, for `timeout` seconds at most, below zero for ever. Return
         whether it was. A signal handler runs meanwhile, and what it raises ends the sleep."""
+        global _turn_on, _turn_since
+        cdef double now
         cdef double until = 0
         cdef long long left = -1
+        cdef bint turns_are_short
         cdef PyLockStatus status
         if timeout != timeout:
             raise ValueError("timeout must be a number of seconds, not NaN")
         status = PyThread_acquire_lock_timed(self._lock, 0, 0)
         if not blocking or timeout == 0:
             return status == PY_LOCK_ACQUIRED
+        now = monotonic()
+        turns_are_short = HAS_GIL and now - _turn_since < _SHORT_TURN
         if timeout > 0:
-            until = monotonic() + timeout
+            until = now + timeout
             left = _microseconds(timeout)
         while status != PY_LOCK_ACQUIRED:
             self._asleep = True
             with nogil:
+                _turn_on = -1
                 status = PyThread_acquire_lock_timed(self._lock, left, 1)
+                if _turn_on >= 0 and _turn_on == this_processor():
+                    let_others_run()
             self._asleep = False
             if HAS_GIL and _waking is self:
+                _turn_since = monotonic()
+                _turn_on = this_processor() if turns_are_short else -1
                 _wake_next()
             if status != PY_LOCK_INTR:
                 break
@@ -162,8 +195,9 @@ cdef void _wake_next() noexcept:
 
 def _forget():
     """In a forked child: who was being woken is not in this process."""
-    global _waking
+    global _waking, _turn_on
     _waking = None
+    _turn_on = -1
 
 
 def _set_patience(double seconds):
