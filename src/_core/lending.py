@@ -217,9 +217,10 @@ class PoolLending(PoolClosing):
             self._begin(self._opening_failed(opening, exc, 0.0, True))
             raise
         with cython.critical_section(self):
+            # First, because the set has a section of its own, which may give way to others.
+            self._slots.add(slot)
             given_up = opening._over
             if not given_up:
-                self._slots.add(slot)
                 self._finish(opening)
                 slot._lent = True
                 slot._shelf._lent += 1
@@ -229,6 +230,8 @@ class PoolLending(PoolClosing):
                 self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
         if given_up:
             slot._retired = True
+            with cython.critical_section(self):
+                self._slots.discard(slot)
             try:
                 self._close_conn(conn, "closed")
             finally:

@@ -18,9 +18,6 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
     from .slots import Slot
     from .sweeping import PoolSweeping
 
-# Whom the shell's `_notify` tells: bits of `_listening`.
-ON_ACQUIRE, ON_RELEASE = 1, 2
-
 
 @cython.cclass
 class PoolLoans(PoolSweeping):
@@ -81,7 +78,7 @@ class PoolLoans(PoolSweeping):
             conn._pool = self  # type: ignore[attr-defined]
             if self._tracing:
                 self._trace(slot)
-            if self._listening & ON_ACQUIRE:
+            if self._tells_acquire:
                 self._notify("acquire", conn, None)
         except BaseException:
             self._retire(slot, conn, "error")
@@ -131,7 +128,7 @@ class PoolLoans(PoolSweeping):
                 fit = True
             else:
                 fit = self._clean(conn)
-            if self._listening & ON_RELEASE:
+            if self._tells_release:
                 self._notify("release", conn, error)
                 # The listeners have had the connection in their hands.
                 fit = fit and self._is_idle(slot)

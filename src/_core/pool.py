@@ -32,9 +32,10 @@ else:
 if not cython.compiled:  # else all are in one module, see pool.pyx
     from ._shim import which_process
     from .checkout import Checkout
-    from .loans import ON_ACQUIRE, ON_RELEASE, PoolLoans
+    from .loans import PoolLoans
     from .openings import Opening
     from .slots import Shelf, Slot
+    from .times import Times
     from .waiters import CANCELLED, FAILED, GRANTED, WAITING, Waiter, WaiterQueue
 
 
@@ -76,8 +77,8 @@ class PoolCore(PoolLoans):
         self._stagger = stagger
         self._lifo = lifo
         self._idle_status = idle_status
-        self._listening = 0
         self._vetting = self._washing = self._tracing = self._watched = False
+        self._tells_acquire = self._tells_release = False
         self._closing = False
         self._start_empty()
 
@@ -143,14 +144,13 @@ __all__ = [
     "CANCELLED",
     "FAILED",
     "GRANTED",
-    "ON_ACQUIRE",
-    "ON_RELEASE",
     "WAITING",
     "Checkout",
     "Opening",
     "PoolCore",
     "Shelf",
     "Slot",
+    "Times",
     "Waiter",
     "WaiterQueue",
     "is_compiled",

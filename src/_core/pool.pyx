@@ -8,13 +8,35 @@ must not have a `from __future__` of its own.
 from __future__ import annotations
 
 from cpython.pythread cimport PyThread_get_thread_ident as get_ident
-from cpython.time cimport monotonic as _system_clock
+from cpython.time cimport monotonic as _python_clock
+
+# Where it is one call, the clock that `time.monotonic` reads, in half of its time.
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <time.h>
+    #define YBSMART_HAS_CLOCK 1
+    static double ybsmart_clock(void)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    }
+    #else
+    #define YBSMART_HAS_CLOCK 0
+    static double ybsmart_clock(void) { return 0.0; }
+    #endif
+    """
+    const bint _HAS_CLOCK "YBSMART_HAS_CLOCK"
+    double _linux_clock "ybsmart_clock"() noexcept
 
 cdef double _stopped_at = -1.0
 
 
 cdef inline double monotonic() noexcept:
-    return _system_clock() if _stopped_at < 0.0 else _stopped_at
+    if _stopped_at >= 0.0:
+        return _stopped_at
+    return _linux_clock() if _HAS_CLOCK else _python_clock()
 
 
 def _stop_clock(double at):
@@ -47,6 +69,7 @@ watch_forks()
 
 include "waiters.py"
 include "slots.py"
+include "times.py"
 include "hooks.py"
 include "state.py"
 include "openings.py"

@@ -114,6 +114,36 @@ class PoolQueueing(PoolLending):
         waiter._wake()  # type: ignore[operator]
         return True
 
+    def _is_deadlock(self, waiter: Waiter) -> cython.bint:
+        """Whether the threads that hold the connections all wait, this waiter's being the last of
+        them to do so."""
+        slot: Slot
+        other: Waiter
+        here: cython.ulonglong = waiter._thread
+        holds: cython.bint = False
+        if self._idle or self._connecting or self._total < self._max_size:
+            return False
+        slots = list(self._slots)
+        for slot in slots:
+            if slot._holder == here:
+                holds = True
+                break
+        if not holds:
+            return False
+        holders = set()
+        for slot in slots:
+            if slot._lent and not slot._retired:
+                holders.add(slot._holder)
+        if 0 in holders:
+            return False  # on its way to somebody, or back
+        last: cython.ulonglong = 0
+        waiting = set()
+        for other in self._waiters():
+            waiting.add(other._thread)
+            if other._thread in holders:
+                last = other._thread
+        return last == here and holders <= waiting
+
     def _waiters(self) -> list[Waiter]:
         """Who waits, in order. For reports."""
         waiters: list[Waiter] = [None] * (self._waiting + 8)  # type: ignore[list-item]

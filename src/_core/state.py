@@ -20,6 +20,7 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
     from ._shim import which_process
     from .hooks import Hooks
     from .slots import Shelf, Slot
+    from .times import Times
     from .waiters import FAILED, Waiter, WaiterQueue
 
 
@@ -33,7 +34,6 @@ class PoolState(Hooks):
         "_idle_status",
         "_leaked",
         "_lent",
-        "_listening",
         "_max_idle",
         "_max_size",
         "_max_uses",
@@ -42,18 +42,17 @@ class PoolState(Hooks):
         "_peak",
         "_process",
         "_queue",
-        "_queued_num",
         "_requests_num",
         "_shelves",
         "_slots",
+        "_tells_acquire",
+        "_tells_release",
         "_total",
         "_tracing",
-        "_usage",
-        "_usage_buckets",
+        "_uses",
         "_vetting",
-        "_wait",
-        "_wait_buckets",
         "_waiting",
+        "_waits",
         "_washing",
         "_watched",
     )
@@ -83,14 +82,12 @@ class PoolState(Hooks):
     _washing: cython.bint  # `_clean` is asked after each
     _tracing: cython.bint  # `_trace` is told of each
     _watched: cython.bint  # `_progressed` is called
-    _listening: cython.int
+    _tells_acquire: cython.bint  # `_notify` is called
+    _tells_release: cython.bint
 
     _requests_num: cython.longlong
-    _queued_num: cython.longlong
-    _wait: cython.double
-    _usage: cython.double
-    _wait_buckets: list  # type: ignore[type-arg]
-    _usage_buckets: list  # type: ignore[type-arg]
+    _waits: Times  # of requests in the queue
+    _uses: Times  # of connections, by whom they were lent to
     _leaked: deque[Slot]
 
     def _start_empty(self) -> None:
@@ -104,10 +101,9 @@ class PoolState(Hooks):
         self._slots = set()
         self._idle = self._lent = self._connecting = self._total = self._peak = 0
         self._leaked = deque()
-        self._requests_num = self._queued_num = 0
-        self._wait = self._usage = 0.0
-        self._wait_buckets = [0] * 32
-        self._usage_buckets = [0] * 32
+        self._requests_num = 0
+        self._waits = Times()
+        self._uses = Times()
 
     def _inheritance(self, error: BaseException) -> tuple[list[Any], list[object]]:
         """In a forked child: the parent's connections, none of which is on loan here any more, as
@@ -184,13 +180,15 @@ class PoolState(Hooks):
         vetting: cython.bint,
         washing: cython.bint,
         tracing: cython.bint,
-        listening: cython.int,
+        tells_acquire: cython.bint,
+        tells_release: cython.bint,
     ) -> None:
         """Which hooks are called for each loan; none costs anything while it is off."""
         self._vetting = vetting
         self._washing = washing
         self._tracing = tracing
-        self._listening = listening
+        self._tells_acquire = tells_acquire
+        self._tells_release = tells_release
 
     def _watch_progress(self, on: cython.bint) -> None:
         self._watched = on
@@ -198,17 +196,14 @@ class PoolState(Hooks):
     @cython.cfunc
     def _count_wait(self, seconds: cython.double) -> object:
         with cython.critical_section(self):
-            self._queued_num += 1
-            self._wait += seconds
-            self._wait_buckets[_bucket(seconds)] += 1
+            self._waits._add(seconds)
         return None
 
     @cython.cfunc
     def _count_use(self, slot: Slot, now: cython.double) -> object:
         """A loan is over. Caller holds the section."""
         if slot._lent_at:
-            self._usage += now - slot._lent_at
-            self._usage_buckets[_bucket(now - slot._lent_at)] += 1
+            self._uses._add(now - slot._lent_at)
             slot._lent_at = 0.0
         return None
 
@@ -216,28 +211,27 @@ class PoolState(Hooks):
         """What has been counted: requests, times in seconds, and times by power of two of a
         microsecond (bucket n: below 2**n). `reset`: count from zero now, with nothing between."""
         self._notice_fork()
-        fresh_wait = [0] * 32
-        fresh_usage = [0] * 32
+        waits: Times = Times()
+        uses: Times = Times()
         with cython.critical_section(self):
             peak: cython.Py_ssize_t = self._peak
             requests: cython.longlong = self._requests_num
-            queued: cython.longlong = self._queued_num
-            wait: cython.double = self._wait
-            usage: cython.double = self._usage
-            wait_buckets, usage_buckets = self._wait_buckets, self._usage_buckets
             if reset:
-                self._requests_num = self._queued_num = 0
+                waits, self._waits = self._waits, waits
+                uses, self._uses = self._uses, uses
+                self._requests_num = 0
                 self._peak = self._total
-                self._wait = self._usage = 0.0
-                self._wait_buckets, self._usage_buckets = fresh_wait, fresh_usage
+            else:
+                waits._copy(self._waits)
+                uses._copy(self._uses)
         return {
             "peak": peak,
             "requests": requests,
-            "queued": queued,
-            "wait": wait,
-            "usage": usage,
-            "wait_buckets": list(wait_buckets),
-            "usage_buckets": list(usage_buckets),
+            "queued": waits.number,
+            "wait": waits.total,
+            "usage": uses.total,
+            "wait_buckets": waits.buckets,
+            "usage_buckets": uses.buckets,
         }
 
     def _list_shelves(self) -> tuple[Shelf, ...]:
@@ -271,17 +265,3 @@ class PoolState(Hooks):
             "closing": closing,
             "shelves": {shelf.key: (shelf.idle, shelf.lent) for shelf in shelves},
         }
-
-
-@cython.cfunc
-@cython.inline
-def _bucket(seconds: cython.double) -> cython.Py_ssize_t:
-    """The number of bits that a time has in microseconds, 31 at most."""
-    us: cython.longlong = cython.cast(cython.longlong, seconds * 1e6)
-    bits: cython.Py_ssize_t = 0
-    if not cython.compiled:
-        us = int(us)
-    while us > 0 and bits < 31:
-        us >>= 1
-        bits += 1
-    return bits

@@ -56,7 +56,10 @@ class PoolHooks(core.PoolCore):
     max_idle: float
     max_lifetime: float
     max_waiting: int
+    num_workers: int
     reset_on_return: str | None
+    discard_on_query_error: bool
+    close_returns: bool
     fail_fast: bool
     reconnect_timeout: float
     max_per_node: int | None
@@ -75,6 +78,9 @@ class PoolHooks(core.PoolCore):
     _removals: set[int]
     _last_bad_check: BaseException | None
     _progress: threading.Condition
+
+    # All of them, because only while a pool has nothing in a dictionary are its methods found fast.
+    __slots__ = (*__annotations__, "__dict__", "__weakref__")
 
     @property
     def closed(self) -> bool:
@@ -97,9 +103,10 @@ class PoolHooks(core.PoolCore):
     # Waiting
 
     def _new_waiter(self, timeout: float | None) -> core.Waiter:
-        if self.closed:
+        if not self._opened_explicitly or self._is_closing():
             raise self._closed_error()
-        if self._limit(timeout) == 0:
+        seconds = self.timeout if timeout is None else timeout
+        if seconds is not None and seconds <= 0:
             self._count_error("requests_timeouts")
             raise pool_messages.timed_out(self, 0) from self._cause()
         if self.min_size and not self._is_refilling():
@@ -108,35 +115,23 @@ class PoolHooks(core.PoolCore):
         return core.Waiter(lock.release, lock)
 
     def _sleep(self, waiter: core.Waiter, timeout: float | None) -> None:
-        started = time.monotonic()
-        if self._is_deadlock(waiter) and self._withdraw(waiter):
+        if self._is_deadlock(waiter) and self._is_alone(waiter) and self._withdraw(waiter):
             self._count_error("requests_rejected")
             raise pool_messages.deadlock(self)
-        if not waiter.parked_on.acquire(True, self._limit(timeout)) and self._withdraw(waiter):
-            self._count_error("requests_timeouts")
-            waited = time.monotonic() - started
-            raise pool_messages.timed_out(self, waited) from self._cause()
-
-    def _limit(self, timeout: float | None) -> float:
-        """Seconds to wait at most, as `Lock.acquire` wants them: -1 is for ever."""
         seconds = self.timeout if timeout is None else timeout
-        return -1 if seconds is None else min(max(seconds, 0), threading.TIMEOUT_MAX)
+        if seconds is None:
+            seconds = -1
+        elif seconds > threading.TIMEOUT_MAX:
+            seconds = threading.TIMEOUT_MAX
+        if not waiter.parked_on.acquire(True, seconds) and self._withdraw(waiter):
+            self._count_error("requests_timeouts")
+            raise pool_messages.timed_out(self, seconds) from self._cause()
 
-    def _is_deadlock(self, waiter: core.Waiter) -> bool:
-        """Whether the threads that hold the connections all wait, this one being the last of them
-        to do so."""
-        if self.idle_count or self.connecting_count or self.total_count < self.max_size:
-            return False
-        here = waiter.thread
-        if here != threading.get_ident():
-            return False  # a greenlet: the core knows only the thread it shares with others
-        holders = {slot.holder for slot in self._list_slots() if slot.lent}
-        if here not in holders or 0 in holders:
-            return False
-        waiting = [other.thread for other in self._waiters()]
-        if not holders.issubset(waiting):
-            return False
-        return here == next(thread for thread in reversed(waiting) if thread in holders)
+    @staticmethod
+    def _is_alone(waiter: core.Waiter) -> bool:
+        """Whether it is a thread that waits: a greenlet shares with others the thread by which the
+        core knows it."""
+        return waiter.thread == threading.get_ident()
 
     def _too_many(self) -> Exception:
         self._count_error("requests_rejected")
@@ -180,8 +175,8 @@ class PoolHooks(core.PoolCore):
 
     def _pause(self, timeout: float | None, started: float, failures: int) -> float | None:
         pause = min(_RECHECK_FIRST * 2 ** min(failures - 1, 16), _RECHECK_MOST) if failures else 0.0
-        limit = self._limit(timeout)
-        if limit < 0:
+        limit = self.timeout if timeout is None else timeout
+        if limit is None:
             time.sleep(pause)
             return None
         left = limit - (time.monotonic() - started)
@@ -268,10 +263,12 @@ class PoolHooks(core.PoolCore):
             logger.warning("a listener of %r failed: %r", "release", exc, exc_info=True)
 
     def _update_flags(self) -> None:
-        listening = core.ON_ACQUIRE if self._listeners.of("acquire") else 0
-        listening |= core.ON_RELEASE if self._listeners.of("release") else 0
         self._set_flags(
-            self._check is not None, self._reset is not None, bool(self._leak_threshold), listening
+            self._check is not None,
+            self._reset is not None,
+            bool(self._leak_threshold),
+            bool(self._listeners.of("acquire")),
+            bool(self._listeners.of("release")),
         )
 
     # Upkeep, and leaks

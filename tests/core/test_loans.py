@@ -176,7 +176,7 @@ def test_a_listener_that_is_told_of_a_loan_has_nothing_to_return(make_pool: Make
         refused.append(event)
 
     pool._notify = give_away
-    pool._set_flags(False, False, False, pool.core.pool.ON_ACQUIRE)
+    pool._set_flags(False, False, False, True, False)
 
     assert pool.getconn() is conn
     assert refused == ["acquire"]

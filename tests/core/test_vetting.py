@@ -71,7 +71,7 @@ def test_a_look_that_raises_closes_what_was_looked_at(make_pool: MakePool) -> No
 
 
 def vetting(pool: Any) -> Any:
-    pool._set_flags(True, False, False, 0)
+    pool._set_flags(True, False, False, False, False)
     return pool
 
 
@@ -131,7 +131,7 @@ def test_a_check_that_raises_loses_nothing(make_pool: MakePool, hook: str) -> No
     with pytest.raises(Interrupt):
         pool.getconn()
 
-    pool._set_flags(False, False, False, 0)
+    pool._set_flags(False, False, False, False, False)
     assert pool.is_whole()
 
 
