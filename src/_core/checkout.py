@@ -53,10 +53,10 @@ class Checkout:
         if pool._vetting:
             conn = pool._borrow(self._timeout)
             slot = pool._slot_of(conn)
+            slot._in_block = True  # not before the check, which may return it
         else:
             slot = pool._find(self._timeout)
-            conn = pool._lend(slot, not self._settle)
-        slot._in_block = True
+            conn = pool._lend(slot, not self._settle, True)
         self._slot = slot
         self._loan = slot._loan
         self._conn = conn

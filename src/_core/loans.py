@@ -28,7 +28,7 @@ class PoolLoans(PoolSweeping):
         """Lend a connection that passes the user's check, if there is one."""
         started: cython.double = monotonic() if self._vetting else 0.0
         slot: Slot = self._find(timeout)
-        conn: object = self._lend(slot, False)
+        conn: object = self._lend(slot, False, False)
         if self._vetting:
             conn = self._first_vetted(slot, conn, timeout, started)
         return conn
@@ -62,12 +62,13 @@ class PoolLoans(PoolSweeping):
             failures += 1
             self._uncount_request()
             slot = self._find(left)
-            conn = self._lend(slot, False)
+            conn = self._lend(slot, False, False)
 
     @cython.cfunc
-    def _lend(self, slot: Slot, as_it_is: cython.bint) -> object:
+    def _lend(self, slot: Slot, as_it_is: cython.bint, in_block: cython.bint) -> object:
         """Hand the connection itself to the caller, who alone has the slot. `as_it_is`: it need
-        not be restored, because the shell is the caller."""
+        not be restored, because the shell is the caller. `in_block`: only a `Checkout` is to return
+        it."""
         conn: object = slot._conn
         slot._conn = None
         slot._loan += 1
@@ -83,6 +84,7 @@ class PoolLoans(PoolSweeping):
         except BaseException:
             self._retire(slot, conn, "error")
             raise
+        slot._in_block = in_block
         # Not before: a listener has nothing to return.
         slot._holder = get_ident()
         return conn
