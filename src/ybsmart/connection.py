@@ -61,8 +61,8 @@ class Connection(_OnNode, psycopg.Connection[Row]):
     """`psycopg.Connection`, connected through the whole cluster when `load_balance` says so."""
 
     __module__ = "ybsmart"
-    # A pool sets and reads these for each loan: sooner found than in the instance's dictionary.
-    __slots__ = ("_pool", "_ybsmart_slot")
+    # What a pool sets and reads for each loan: found sooner than in a dictionary.
+    __slots__ = ("_pool", "_ybsmart_cursor", "_ybsmart_slot", "_ybsmart_switched")
 
     # The second is for pyright, which binds Row to its default before it sees the arguments, and
     # does not reliably take a BaseRowFactory, such as `class_row(...)`, for a RowFactory.

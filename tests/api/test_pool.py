@@ -181,6 +181,15 @@ def test_neither_repr_nor_errors_show_the_password(balanced: str) -> None:
             assert "yugabyte:yugabyte" not in text
 
 
+def test_a_pool_keeps_nothing_in_a_dictionary(pool: ConnectionPool) -> None:
+    """Its methods would be found the slow way."""
+    with pool.connection():
+        pool.query("SELECT 1")
+    pool.end()
+
+    assert vars(pool) == {}
+
+
 def test_a_pool_refuses_to_be_pickled(pool: ConnectionPool) -> None:
     with pytest.raises(TypeError, match="each process"):
         pickle.dumps(pool)
