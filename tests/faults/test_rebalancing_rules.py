@@ -236,7 +236,8 @@ def test_in_trouble_no_connection_is_awaited_any_more_to_be_moved(
     )
     detour: list[str] = []
     cluster: Any = SimpleNamespace(on_detour=lambda: bool(detour))
-    nodes: Any = {"a": SimpleNamespace(count=4, info=SimpleNamespace(address="a:1"))}
+    host = SimpleNamespace(count=4, last_error="", info=SimpleNamespace(address="a:1"))
+    nodes: Any = {"a": host}
     tending, request = Tending(), Any
     tending._rebalance(pool, cluster, request, nodes)  # type: ignore[arg-type]
     assert shed == ["a"]
