@@ -47,7 +47,9 @@ def test_a_forked_child_touches_nothing() -> None:
                 report.append(cluster.nodes[0].state)
                 report.append(str(cluster.execute(0, "SELECT 1")))
                 cluster._finalizer()
-                server_module.end_dropped(cluster._owner, cluster._folder, cluster._servers)
+                server_module.end_dropped(
+                    cluster._owner, cluster._folder, cluster._servers, cluster._places
+                )
                 cluster._home.close()
                 with LocalCluster(1, first_address=f"{NET}.11") as own:
                     report.append(own.nodes[0].host)

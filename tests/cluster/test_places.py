@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.cluster.support import (
     NET,
     busy,
     discover,
+    linux_only,
     refused,
 )
 from ybsmart.testing import LocalCluster
@@ -100,6 +102,30 @@ def test_two_clusters_side_by_side() -> None:
         assert len(discover(two.conninfo(0))) == 2
         one.close()
         assert len(discover(two.conninfo(0))) == 2
+
+
+@linux_only
+def test_the_place_of_a_node_that_is_down_stays_its_own() -> None:
+    elsewhere = f"""if True:
+        from ybsmart.testing import LocalCluster
+        with LocalCluster(1, first_address="{NET}.2") as cluster:
+            print(cluster.nodes[0].port)
+    """
+
+    def others_port() -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", elsewhere], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    with LocalCluster(2, first_address=f"{NET}.1") as cluster:
+        port = cluster.nodes[0].port
+        cluster.kill(1)
+        assert others_port() != port
+        with pytest.raises(OSError, match=rf"{port} is taken on {NET}\.2"):
+            LocalCluster(1, port=port, first_address=f"{NET}.2")
+        cluster.start(1)
+    assert port == others_port() == 5433
 
 
 def test_closing_the_first_cluster_spares_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:

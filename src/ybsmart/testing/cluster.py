@@ -90,7 +90,7 @@ class LocalCluster:
         self._topology_file = os.path.join(self._folder, "topology.json")
         self._servers: list[Server] = []
         self._finalizer = weakref.finalize(
-            self, end_dropped, self._owner, self._folder, self._servers
+            self, end_dropped, self._owner, self._folder, self._servers, self._places
         )
         self._finalizer.atexit = False  # the end of the process is the home's business
         try:
@@ -417,6 +417,7 @@ class LocalCluster:
                 self._home.ask("end", self._folder)
                 for server in self._servers:
                     server.reap()
+                self._places.release()
 
     def __enter__(self) -> Self:
         return self

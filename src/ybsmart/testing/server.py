@@ -16,6 +16,7 @@ import psycopg
 
 from ybsmart.testing import watchdog
 from ybsmart.testing.home import DATABASE, PASSWORD, TEMPLATE_COLUMNS, USER, Home, tail
+from ybsmart.testing.places import Places
 
 State = Literal["running", "paused", "stopped"]
 
@@ -187,7 +188,7 @@ class Server:
             return "(no log)"
 
 
-def end_dropped(owner: int, folder: str, servers: Iterable[Server]) -> None:
+def end_dropped(owner: int, folder: str, servers: Iterable[Server], places: Places) -> None:
     """End the servers of a cluster that nobody refers to any more; nothing in a forked child.
 
     Not through the watchdog: the collector may come here in the middle of a question to it.
@@ -196,3 +197,4 @@ def end_dropped(owner: int, folder: str, servers: Iterable[Server]) -> None:
         watchdog.end(folder)
         for server in servers:
             server.reap()
+        places.release()
