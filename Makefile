@@ -72,7 +72,7 @@ TWICE := tests/api tests/smart tests/processes/test_fork.py
 # it is.
 JOBS ?= $(if $(filter output-sync,$(.FEATURES)),2,1)
 SYNC := $(if $(filter 1,$(JOBS)),,--output-sync=target)
-RUNS := check $(if $(filter c,$(MODE)),test-compiled test-pure test-once,test-all-pure)
+RUNS := check $(if $(filter c,$(MODE)),test-once test-compiled test-pure,test-all-pure)
 
 test: $(PACKAGE)
 	@rm -f $(STAMPS)/tested
