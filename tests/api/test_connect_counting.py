@@ -124,7 +124,10 @@ def test_a_node_that_is_missing_from_one_list_keeps_its_count(own_cluster: Local
 
 
 @pytest.mark.parametrize("columns", [8, 9])
-def test_an_upgrade_that_adds_columns_changes_no_count(columns: int) -> None:
+def test_an_upgrade_that_adds_columns_changes_no_count(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)  # its servers are well, if slow
     registry.forget()
     with LocalCluster(columns=columns) as cluster:
         url = cluster.conninfo(load_balance=True)
