@@ -131,11 +131,13 @@ class PoolQueueing(PoolLending):
         if not holds:
             return False
         holders = set()
+        held: cython.Py_ssize_t = 0
         for slot in slots:
             if slot._lent and not slot._retired:
                 holders.add(slot._holder)
-        if 0 in holders:
-            return False  # on its way to somebody, or back
+                held += 1
+        if held < self._max_size or 0 in holders:
+            return False  # being closed, or on its way to somebody, or back
         last: cython.ulonglong = 0
         waiting = set()
         for other in self._waiters():

@@ -12,7 +12,7 @@ import pytest
 import ybsmart
 from tests.api.support import Queued, controlled
 from tests.servers import by_node
-from tests.support import in_threads, until
+from tests.support import Threads, in_threads, until
 from ybsmart import ConnectionPool, PoolClosed, PoolDeadlock, PoolTimeout
 from ybsmart.testing import LocalCluster
 
@@ -57,6 +57,35 @@ def test_somebody_who_only_waits_is_no_deadlock(balanced: str) -> None:
         pool.putconn(waiters[1].result())
         pool.putconn(other)
         assert pool.get_stats()["requests_rejected"] == 0
+
+
+def test_the_place_of_a_connection_that_is_being_closed_is_worth_waiting_for(balanced: str) -> None:
+    closing, queued = threading.Event(), threading.Event()
+
+    class Slow(ybsmart.Connection[Any]):
+        def close(self) -> None:
+            closing.set()
+            assert queued.wait(10)
+            super().close()
+
+    with ConnectionPool(balanced, connection_class=Slow, max_size=2, timeout=10) as pool:
+        mine, other = pool.getconn(), pool.getconn()
+
+        def discard() -> None:
+            pool.putconn(other, discard=True)
+
+        def look() -> None:
+            until(lambda: pool.waiting_count == 1)
+            queued.set()
+
+        threads = Threads([discard, look])
+        assert closing.wait(10)
+        try:
+            pool.putconn(pool.getconn())
+        finally:
+            queued.set()
+        threads.join()
+        pool.putconn(mine)
 
 
 def test_a_waiter_that_gives_up_leaves_the_order_of_the_others(balanced: str) -> None:
