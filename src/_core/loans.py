@@ -79,7 +79,7 @@ class PoolLoans(PoolSweeping):
             conn._pool = self  # type: ignore[attr-defined]
             if self._tracing:
                 self._trace(slot)
-            if self._tells_acquire:
+            if self._notifies_acquire:
                 self._notify("acquire", conn, None)
         except BaseException:
             self._retire(slot, conn, "error")
@@ -126,11 +126,11 @@ class PoolLoans(PoolSweeping):
                 self._failed_with(conn, error)
             if discard:
                 reason = "discard"
-            elif (is_idle or self._is_idle(slot)) and not self._washing:
+            elif (is_idle or self._is_idle(slot)) and not self._cleaning:
                 fit = True
             else:
                 fit = self._clean(conn)
-            if self._tells_release:
+            if self._notifies_release:
                 self._notify("release", conn, error)
                 # The listeners have had the connection in their hands.
                 fit = fit and self._is_idle(slot)

@@ -48,11 +48,11 @@ cdef extern from *:
     static int ybsmart_processor(void) { return -1; }
     static void ybsmart_yield(void) {}
     #endif
-    static volatile int ybsmart_turn_on = -1;
+    static volatile int ybsmart_turn_processor = -1;
     """
     int this_processor "ybsmart_processor"() nogil  # below zero: nobody knows
     void let_others_run "ybsmart_yield"() nogil
-    int _turn_on "ybsmart_turn_on"  # where one has its turn, if that is short; also used without the GIL
+    int _turn_processor "ybsmart_turn_processor"  # where one has its turn, if that is short; also used without the GIL
 
 cdef extern from "pythread.h":
     const long long PY_TIMEOUT_MAX
@@ -109,7 +109,7 @@ cdef class ParkingLock:
     def acquire(self, bint blocking=True, double timeout=-1):
         """Sleep until it is released, for `timeout` seconds at most, below zero for ever. Return
         whether it was. A signal handler runs meanwhile, and what it raises ends the sleep."""
-        global _turn_on, _turn_since
+        global _turn_processor, _turn_since
         cdef double now
         cdef double until = 0
         cdef long long left = -1
@@ -128,14 +128,14 @@ cdef class ParkingLock:
         while status != PY_LOCK_ACQUIRED:
             self._asleep = True
             with nogil:
-                _turn_on = -1
+                _turn_processor = -1
                 status = PyThread_acquire_lock_timed(self._lock, left, 1)
-                if _turn_on >= 0 and _turn_on == this_processor():
+                if _turn_processor >= 0 and _turn_processor == this_processor():
                     let_others_run()
             self._asleep = False
             if HAS_GIL and _waking is self:
                 _turn_since = monotonic()
-                _turn_on = this_processor() if turns_are_short else -1
+                _turn_processor = this_processor() if turns_are_short else -1
                 _wake_next()
             if status != PY_LOCK_INTR:
                 break
@@ -195,9 +195,9 @@ cdef void _wake_next() noexcept:
 
 def _forget():
     """In a forked child: who was being woken is not in this process."""
-    global _waking, _turn_on
+    global _waking, _turn_processor
     _waking = None
-    _turn_on = -1
+    _turn_processor = -1
 
 
 def _set_patience(double seconds):

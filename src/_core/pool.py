@@ -77,8 +77,8 @@ class PoolCore(PoolLoans):
         self._stagger = stagger
         self._lifo = lifo
         self._idle_status = idle_status
-        self._vetting = self._washing = self._tracing = self._watched = False
-        self._tells_acquire = self._tells_release = False
+        self._vetting = self._cleaning = self._tracing = self._watched = False
+        self._notifies_acquire = self._notifies_release = False
         self._closing = False
         self._start_empty()
 

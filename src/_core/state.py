@@ -27,6 +27,7 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
 @cython.cclass
 class PoolState(Hooks):
     __slots__ = (
+        "_cleaning",
         "_closing",
         "_connecting",
         "_guard",
@@ -39,21 +40,20 @@ class PoolState(Hooks):
         "_max_uses",
         "_max_waiting",
         "_min_size",
+        "_notifies_acquire",
+        "_notifies_release",
         "_peak",
         "_process",
         "_queue",
         "_requests_num",
         "_shelves",
         "_slots",
-        "_tells_acquire",
-        "_tells_release",
         "_total",
         "_tracing",
         "_uses",
         "_vetting",
         "_waiting",
         "_waits",
-        "_washing",
         "_watched",
     )
 
@@ -79,11 +79,11 @@ class PoolState(Hooks):
     _idle_status: cython.int
 
     _vetting: cython.bint  # `_vet` is asked before each loan
-    _washing: cython.bint  # `_clean` is asked after each
+    _cleaning: cython.bint  # `_clean` is asked after each
     _tracing: cython.bint  # `_trace` is told of each
     _watched: cython.bint  # `_progressed` is called
-    _tells_acquire: cython.bint  # `_notify` is called
-    _tells_release: cython.bint
+    _notifies_acquire: cython.bint  # `_notify` is called at each
+    _notifies_release: cython.bint
 
     _requests_num: cython.longlong
     _waits: Times  # of requests in the queue
@@ -178,17 +178,17 @@ class PoolState(Hooks):
     def _set_flags(
         self,
         vetting: cython.bint,
-        washing: cython.bint,
+        cleaning: cython.bint,
         tracing: cython.bint,
-        tells_acquire: cython.bint,
-        tells_release: cython.bint,
+        notifies_acquire: cython.bint,
+        notifies_release: cython.bint,
     ) -> None:
         """Which hooks are called for each loan; none costs anything while it is off."""
         self._vetting = vetting
-        self._washing = washing
+        self._cleaning = cleaning
         self._tracing = tracing
-        self._tells_acquire = tells_acquire
-        self._tells_release = tells_release
+        self._notifies_acquire = notifies_acquire
+        self._notifies_release = notifies_release
 
     def _watch_progress(self, on: cython.bint) -> None:
         self._watched = on

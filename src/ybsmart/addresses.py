@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
-from .records import Record
+from .named_tuples import LeanNamedTuple
 
 
 class Addressed(Protocol):
@@ -41,7 +41,7 @@ def public_or_private(nodes: Iterable[Addressed], ways_in: Collection[str]) -> b
     return verdict
 
 
-class AddressMap(Record):
+class AddressMap(LeanNamedTuple):
     """Where to connect to instead of a node's own address: for port mappings and poolers.
 
     `rules`: (host, port) to (host, port), the first that fits decides. As what to look for, an

@@ -62,7 +62,7 @@ class Connection(_OnNode, psycopg.Connection[Row]):
 
     __module__ = "ybsmart"
     # What a pool sets and reads for each loan: found sooner than in a dictionary.
-    __slots__ = ("_pool", "_ybsmart_cursor", "_ybsmart_slot", "_ybsmart_switched")
+    __slots__ = ("_pool", "_ybsmart_autocommit", "_ybsmart_kept_cursor", "_ybsmart_slot")
 
     # The second is for pyright, which binds Row to its default before it sees the arguments, and
     # does not reliably take a BaseRowFactory, such as `class_row(...)`, for a RowFactory.

@@ -18,7 +18,7 @@ import psycopg
 from . import sweeper
 from ._core import pool as core
 from .faults import Fault, classify
-from .hygiene import close, must_be_idle, settle
+from .hygiene import close, end_transaction, must_be_idle
 from .pool_options import connect_arguments
 from .steering import NodesFull, steered_by
 
@@ -129,13 +129,13 @@ class Connector:
             conn = pool.connection_class.connect(text, **options)
         try:
             conn._pool = pool
-            conn._ybsmart_cursor, conn._ybsmart_switched = None, False  # see `statements`
+            conn._ybsmart_kept_cursor, conn._ybsmart_autocommit = None, False  # see `statements`
             if pool._configure is not None:
                 pool._configure(conn)
                 must_be_idle(conn, "configure")
             pool._stats.connected(time.monotonic() - started)
             pool._listeners.tell("connect", conn)
-            settle(conn)
+            end_transaction(conn)
         except BaseException:
             close(conn)
             raise

@@ -20,7 +20,7 @@ from psycopg import errors, pq
 
 from . import forks, libpq
 from .faults import Fault, classify, failure
-from .records import Record
+from .named_tuples import LeanNamedTuple
 
 HEDGE_DELAY = 0.25  # seconds of silence after which the next address is tried as well
 
@@ -28,7 +28,7 @@ _BAD, _STARTED = pq.ConnStatus.BAD, pq.ConnStatus.STARTED
 _OK, _FAILED, _WRITING = pq.PollingStatus.OK, pq.PollingStatus.FAILED, pq.PollingStatus.WRITING
 
 
-class Target(Record):
+class Target(LeanNamedTuple):
     """Where a connection goes, as libpq's parameters."""
 
     host: str
@@ -86,14 +86,14 @@ class Source(Protocol):
         """All have failed: the error to raise."""
 
 
-class Wait(Record):
+class Wait(LeanNamedTuple):
     """Go on with the file descriptors that are ready, or after so many seconds with none."""
 
     on: list[tuple[int, int]]  # with EVENT_READ or EVENT_WRITE
     timeout: float
 
 
-class Resolve(Record):
+class Resolve(LeanNamedTuple):
     """Go on with the IP addresses of a name, or with the OSError of looking it up."""
 
     host: str

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import pq
 
 from .faults import printable
-from .records import Record
+from .named_tuples import LeanNamedTuple
 
 logger = logging.getLogger("ybsmart")
 
@@ -42,7 +42,7 @@ class NoDiscovery(Exception):
         """It is no server of YugabyteDB, rather than one with a problem."""
 
 
-class NodeRecord(Record):
+class NodeRecord(LeanNamedTuple):
     """One row of `yb_servers()`."""
 
     host: str

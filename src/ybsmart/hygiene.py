@@ -26,7 +26,7 @@ CHECK_TIMEOUT = 2.0  # seconds for the answer of a server that is asked whether 
 
 def close(conn: Any) -> None:
     """Close a connection, which its own `close` does only when it is in no pool."""
-    conn._pool = conn._ybsmart_cursor = None
+    conn._pool = conn._ybsmart_kept_cursor = None
     conn.close()
 
 
@@ -39,7 +39,7 @@ def must_be_idle(conn: psycopg.Connection[Any], hook: str) -> None:
         )
 
 
-def settle(conn: psycopg.Connection[Any]) -> None:
+def end_transaction(conn: psycopg.Connection[Any]) -> None:
     """End the transaction that listeners have left open: what they executed stays, as it would in
     autocommit."""
     status = conn.pgconn.transaction_status
@@ -92,10 +92,10 @@ def restore(conn: Any) -> None:
     slot = conn._ybsmart_slot
     if not slot.altered:
         return
-    conn._ybsmart_cursor = None
-    if conn._ybsmart_switched:
+    conn._ybsmart_kept_cursor = None
+    if conn._ybsmart_autocommit:
         _end_autocommit(conn)
-        conn._ybsmart_switched = False
+        conn._ybsmart_autocommit = False
     slot.altered = False
 
 

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 from .addresses import AddressMap, parse_address_map
 from .errors import InvalidProperty
+from .named_tuples import LeanNamedTuple
 from .placement import MODES, Policy, parse_topology_keys
-from .records import Record
 
 logger = logging.getLogger("ybsmart")
 
@@ -44,7 +44,7 @@ _LIBPQ_LOAD_BALANCE_HOSTS = ("disable", "random")
 _URI = r"postgres(?:ql)?://"
 
 
-class Properties(Record):
+class Properties(LeanNamedTuple):
     """The properties of one request, checked. Times are in seconds."""
 
     load_balance: bool = False

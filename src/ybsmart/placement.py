@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from .records import Record
+from .named_tuples import LeanNamedTuple
 
 MODES = ("false", "true", "any", "only-primary", "only-rr", "prefer-primary", "prefer-rr")
 PRIMARY = "primary"
@@ -38,7 +38,7 @@ class Placed(Protocol):
     def node_type(self) -> str: ...
 
 
-class TopologyKey(Record):
+class TopologyKey(LeanNamedTuple):
     """`cloud.region.zone:priority`; `zone` None stands for `*`. Compared without case."""
 
     cloud: str
@@ -75,7 +75,7 @@ def _parse_key(key: str) -> TopologyKey:
     return TopologyKey(cloud, region, None if zone == "*" else zone, int(priority or 1))
 
 
-class Policy(Record):
+class Policy(LeanNamedTuple):
     """What a request says about the nodes it wants."""
 
     mode: str = "any"

@@ -17,8 +17,7 @@ import psycopg
 from psycopg.abc import Params, Query
 from psycopg.rows import BaseRowFactory, Row, RowFactory, TupleRow
 
-from . import leaks, lenders, pool_messages, statements, sweeper, transactions
-from . import pool_options as check_
+from . import leaks, lenders, pool_messages, pool_options, statements, sweeper, transactions
 from ._core import pool as core
 from .connection import Connection
 from .connector import Backoff
@@ -152,44 +151,46 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         Raises `TypeError` or `ValueError` that names the parameter, and psycopg's
         `ProgrammingError` for a malformed conninfo.
         """
-        least, most = check_.sizes(min_size, max_size)
+        least, most = pool_options.sizes(min_size, max_size)
         if num_workers is not None:
-            max_connecting = check_.whole("num_workers", num_workers, 1)
+            max_connecting = pool_options.whole("num_workers", num_workers, 1)
         for hook, value in (
             ("configure", configure),
             ("check", check),
             ("reset", reset),
             ("reconnect_failed", reconnect_failed),
         ):
-            check_.optional_callable(hook, value)
-        check_.connection_class(connection_class)
+            pool_options.optional_callable(hook, value)
+        pool_options.connection_class(connection_class)
         self.conninfo = conninfo
         self.kwargs = kwargs if callable(kwargs) else dict(kwargs or {})
         self.connection_class = connection_class
-        self.timeout = check_.optional_seconds("timeout", timeout)
-        self.connect_timeout = check_.optional_seconds("connect_timeout", connect_timeout)
-        self.max_idle = check_.limit("max_idle", max_idle)
-        self.max_lifetime = check_.limit("max_lifetime", max_lifetime)
-        self.max_waiting = check_.whole("max_waiting", max_waiting, 0)
-        self.num_workers = check_.whole(
+        self.timeout = pool_options.optional_seconds("timeout", timeout)
+        self.connect_timeout = pool_options.optional_seconds("connect_timeout", connect_timeout)
+        self.max_idle = pool_options.limit("max_idle", max_idle)
+        self.max_lifetime = pool_options.limit("max_lifetime", max_lifetime)
+        self.max_waiting = pool_options.whole("max_waiting", max_waiting, 0)
+        self.num_workers = pool_options.whole(
             "max_connecting", 3 if max_connecting is None else max_connecting, 1
         )
-        self.reconnect_timeout = check_.seconds("reconnect_timeout", reconnect_timeout)
-        self.reset_on_return = check_.one_of("reset_on_return", reset_on_return, check_.RESETS)
+        self.reconnect_timeout = pool_options.seconds("reconnect_timeout", reconnect_timeout)
+        self.reset_on_return = pool_options.one_of(
+            "reset_on_return", reset_on_return, pool_options.RESETS
+        )
         self.discard_on_query_error = bool(discard_on_query_error)
         self.fail_fast = bool(fail_fast)
         self.close_returns = bool(close_returns)
         self.rebalance = bool(rebalance)
         self.name = str(name) if name else f"pool-{next(_pool_numbers)}"
-        check_.check_arguments(conninfo, kwargs, self.connect_timeout)
+        pool_options.check_arguments(conninfo, kwargs, self.connect_timeout)
         super().__init__(
             least,
             most,
             self.num_workers,
             self.max_idle,
-            -1 if max_uses is None else check_.whole("max_uses", max_uses, 1),
+            -1 if max_uses is None else pool_options.whole("max_uses", max_uses, 1),
             self.max_waiting,
-            check_.seconds("check_after", check_after),
+            pool_options.seconds("check_after", check_after),
             _STAGGER,
             bool(lifo),
             IDLE,
@@ -199,7 +200,7 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         self._reset = reset
         self._reconnect_failed = reconnect_failed
         self.max_per_node = (
-            None if max_per_node is None else check_.whole("max_per_node", max_per_node, 1)
+            None if max_per_node is None else pool_options.whole("max_per_node", max_per_node, 1)
         )
         self._leak_threshold = 0.0
         self._listeners = Listeners()
@@ -308,7 +309,7 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         """
         if not callable(fn):
             raise TypeError(f"fn: expected a callable, not {type(fn).__name__}")
-        check_.whole("max_retries", max_retries, 0)
+        pool_options.whole("max_retries", max_retries, 0)
         return transactions.run(
             lambda: self.connection(timeout),
             fn,
@@ -322,8 +323,7 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes, as in the constructor. Surplus connections close when returned."""
-        least = check_.whole("min_size", min_size, 0)
-        least, most = check_.sizes(least, max_size)
+        least, most = pool_options.sizes(min_size, max_size)
         self._set_sizes(least, most)
         self._sweep()
         if least and not self.closed:
@@ -440,7 +440,7 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
 
     @leak_detection_threshold.setter
     def leak_detection_threshold(self, value: float) -> None:
-        self._leak_threshold = check_.seconds("leak_detection_threshold", value)
+        self._leak_threshold = pool_options.seconds("leak_detection_threshold", value)
         self._update_flags()
         if self._leak_threshold and self.total_count:
             sweeper.watch(self)

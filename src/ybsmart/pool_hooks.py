@@ -115,7 +115,7 @@ class PoolHooks(core.PoolCore):
         return core.Waiter(lock.release, lock)
 
     def _sleep(self, waiter: core.Waiter, timeout: float | None) -> None:
-        if self._is_deadlock(waiter) and self._is_alone(waiter) and self._withdraw(waiter):
+        if self._is_deadlock(waiter) and self._has_own_thread(waiter) and self._withdraw(waiter):
             self._count_error("requests_rejected")
             raise pool_messages.deadlock(self)
         seconds = self.timeout if timeout is None else timeout
@@ -128,9 +128,8 @@ class PoolHooks(core.PoolCore):
             raise pool_messages.timed_out(self, seconds) from self._cause()
 
     @staticmethod
-    def _is_alone(waiter: core.Waiter) -> bool:
-        """Whether it is a thread that waits: a greenlet shares with others the thread by which the
-        core knows it."""
+    def _has_own_thread(waiter: core.Waiter) -> bool:
+        """Whether who waits is no greenlet: these share the thread by which the core knows them."""
         return waiter.thread == threading.get_ident()
 
     def _too_many(self) -> Exception:
@@ -243,7 +242,7 @@ class PoolHooks(core.PoolCore):
             was_idle = conn.pgconn.transaction_status == IDLE
             self._listeners.tell("release", about, conn)
             if was_idle:
-                self._settle(conn)
+                self._end_transaction(conn)
             return
         try:
             if about == "lost":
@@ -255,10 +254,10 @@ class PoolHooks(core.PoolCore):
             if event == "remove":
                 self._removals.discard(id(conn))
 
-    def _settle(self, conn: Any) -> None:
+    def _end_transaction(self, conn: Any) -> None:
         """End what listeners of `release` have begun; the core closes what is not idle then."""
         try:
-            hygiene.settle(conn)
+            hygiene.end_transaction(conn)
         except Exception as exc:
             logger.warning("a listener of %r failed: %r", "release", exc, exc_info=True)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .records import Record
+from .named_tuples import LeanNamedTuple
 
 # In seconds.
 PAUSE = 0.2  # between two moves of a pool
 FIRST_DOUBT, LAST_DOUBT = 1.0, 60.0  # instead, after a move that was in vain; doubled in between
 
 
-class NodeLoad(Record):
+class NodeLoad(LeanNamedTuple):
     """A node as one pool sees it."""
 
     key: str

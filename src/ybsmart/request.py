@@ -17,8 +17,8 @@ from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 
 from . import malformed
 from .dialing import Target
+from .named_tuples import LeanNamedTuple
 from .params import ENVIRONMENT, Properties, split
-from .records import Record
 from .waiting import is_address
 
 # Everything in the environment that decides what a request means, apart from what libpq alone
@@ -31,7 +31,7 @@ _VARIABLES = (
 _REMEMBERED = 256  # requests, and conninfos of each
 
 
-class Contact(Record):
+class Contact(LeanNamedTuple):
     """Where to find a cluster: what a conninfo and libpq's environment say of it."""
 
     host: str

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, FrameType
 from typing import Any
 
-from . import pool_options as check_
+from . import pool_options
 from .pool import ConnectionPool
 from .pool_errors import PoolClosed, PoolError
 from .pool_hooks import before_refusing
@@ -47,7 +47,7 @@ def close_on_sigterm(*pools: ConnectionPool[Any], timeout: float = 10) -> None:
     for pool in pools:
         if not isinstance(pool, ConnectionPool):
             raise TypeError(f"pools: expected ConnectionPool, not {type(pool).__name__}")
-    seconds = check_.seconds("timeout", timeout)
+    seconds = pool_options.seconds("timeout", timeout)
     handler = signal.getsignal(signal.SIGTERM)
     if handler is None:
         raise RuntimeError("SIGTERM has a handler that is not Python's, and could not be called")
@@ -152,7 +152,7 @@ class _Ending:
 _awaited: _Ending | None = None  # after which SIGTERM will be sent again
 
 
-def settle() -> None:
+def wait_for_signal() -> None:
     """Called by a pool about to refuse a request because it is closed.
 
     If SIGTERM is the reason, and the main thread would be told so while it only has to stop, it
@@ -167,7 +167,7 @@ def settle() -> None:
         time.sleep(0.005)  # in which the signal arrives
 
 
-before_refusing.append(settle)
+before_refusing.append(wait_for_signal)
 
 
 def _is_busy(frame: FrameType | None) -> bool:

@@ -23,7 +23,7 @@ import psycopg
 from psycopg import errors, pq
 
 from ._core import pool as core
-from .records import Record
+from .named_tuples import LeanNamedTuple
 
 # struct tcp_info, which only ever grows at its end: tcpi_retransmits and tcpi_probes, what has been
 # sent again in vain; tcpi_last_data_sent and tcpi_last_data_recv, in milliseconds before now.
@@ -33,7 +33,7 @@ _FIELDS = struct.Struct("=2xBB40xI4xI")
 _TICKS = 0.05
 
 
-class _Signs(Record):
+class _Signs(LeanNamedTuple):
     """Of life; times are of the monotonic clock."""
 
     sent: float
@@ -41,7 +41,7 @@ class _Signs(Record):
     unheard: bool
 
 
-class Wait(Record):
+class Wait(LeanNamedTuple):
     """A connection that waits for its server."""
 
     loan: int

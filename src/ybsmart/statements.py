@@ -13,7 +13,7 @@ from psycopg import rows, sql
 from psycopg.abc import Params, Query
 from psycopg.rows import RowFactory
 
-from .hygiene import IDLE, close, settle
+from .hygiene import IDLE, close, end_transaction
 from .result import Result, result_of
 
 _Cursor = psycopg.Cursor
@@ -44,7 +44,7 @@ def execute(
     close_on_error: bool,
 ) -> Result[Any]:
     """Execute it and return all of its result."""
-    cursor = conn._ybsmart_cursor
+    cursor = conn._ybsmart_kept_cursor
     if cursor is None:
         _begin(conn)
     try:
@@ -55,17 +55,17 @@ def execute(
             cursor.row_factory = factory
         cursor.execute(query, params)
         result = result_of(cursor, conn.pgconn)
-        if conn._ybsmart_cursor is cursor:
+        if conn._ybsmart_kept_cursor is cursor:
             try:
                 # As new: it keeps no result, no parameters, and nothing of what a loader or dumper
                 # found the session's settings to be.
                 cursor._reset()
                 cursor._last_query = cursor._tx = None
             except (AttributeError, TypeError):  # another psycopg than we know
-                conn._ybsmart_cursor = None
+                conn._ybsmart_kept_cursor = None
         return result
     except BaseException:
-        conn._ybsmart_cursor = None
+        conn._ybsmart_kept_cursor = None
         if close_on_error:
             close(conn)
         raise
@@ -76,10 +76,10 @@ def _begin(conn: Any) -> None:
     if conn.autocommit:
         return
     if conn.pgconn.transaction_status != IDLE:
-        settle(conn)  # what listeners of `acquire` have begun
+        end_transaction(conn)  # what listeners of `acquire` have begun
     # First, so that it is undone whatever happens between the two.
     conn._ybsmart_slot.altered = True
-    conn._ybsmart_switched = True
+    conn._ybsmart_autocommit = True
     conn.autocommit = True
 
 
@@ -92,5 +92,5 @@ def _new_cursor(conn: Any, row_factory: RowFactory[Any] | None) -> Any:
     cursor = conn.cursor_factory(conn, row_factory=factory)
     if type(cursor) is _Cursor and id(factory) in _KEEP_NOTHING:
         conn._ybsmart_slot.altered = True
-        conn._ybsmart_cursor = cursor
+        conn._ybsmart_kept_cursor = cursor
     return cursor

@@ -23,7 +23,7 @@ from ._core import hosts
 from .candidates import ControlSource, ProbeSource
 from .dialing import Resolve, Target, dial
 from .discovery import NodeRecord, NoDiscovery
-from .records import Record
+from .named_tuples import LeanNamedTuple
 from .request import Request
 from .waiting import is_address, resolve, run
 
@@ -41,7 +41,7 @@ UNDELAYED = 1.0  # between looks at a node that nobody passes over
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # after a refresh that failed; doubled in between
 
 
-class Listing(Record):
+class Listing(LeanNamedTuple):
     """An answer of a server."""
 
     records: list[NodeRecord]

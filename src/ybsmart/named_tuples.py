@@ -1,7 +1,7 @@
-"""Plain data of the package's own: for type-checkers `typing.NamedTuple`, and used as such.
+"""Named tuples for the package's own data: for type-checkers `typing.NamedTuple`, and used as such.
 
 That compiles the source of a function for each class, and one of an expression for each field, at
-every import: a quarter of what importing ybsmart would take. What users get are named tuples.
+every import: a quarter of what importing ybsmart would take. What users get is `typing`'s.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import NamedTuple as Record
+    from typing import NamedTuple as LeanNamedTuple
 else:
     from operator import itemgetter
 
-    class _RecordType(type):
+    class _LeanNamedTupleType(type):
         def __new__(mcls, name, bases, members):
             fields = tuple(members.get("__annotations__", ()))
             members["_fields"] = fields
@@ -22,7 +22,7 @@ else:
             members |= {field: property(itemgetter(i)) for i, field in enumerate(fields)}
             return super().__new__(mcls, name, bases, members)
 
-    class Record(tuple, metaclass=_RecordType):
+    class LeanNamedTuple(tuple, metaclass=_LeanNamedTupleType):
         """A tuple whose items have the names, and perhaps the defaults, that the class says."""
 
         def __new__(cls, *values, **named):
@@ -44,4 +44,4 @@ else:
             return f"{type(self).__name__}({items})"
 
 
-__all__ = ["Record"]
+__all__ = ["LeanNamedTuple"]
