@@ -17,6 +17,14 @@ from tests.support import until
 from ybsmart import ConnectionPool, DoubleRelease, PoolClosed, PoolTimeout
 
 
+def begin_to_end(pool: ConnectionPool[Any]) -> threading.Thread:
+    """A thread that is in `end`, which refuses newcomers already."""
+    ending = threading.Thread(target=pool.end)
+    ending.start()
+    until(lambda: pool.closed)
+    return ending
+
+
 def test_before_it_is_opened_a_pool_refuses(balanced: str) -> None:
     pool = ConnectionPool(balanced, open=False)
     assert pool.closed
@@ -65,9 +73,7 @@ def test_end_with_a_connect_under_way_serves_its_requester(balanced: str) -> Non
     connection_class.gate.clear()
     pool = ConnectionPool(balanced, connection_class=connection_class, timeout=10)
     waiter = Queued(pool)
-    ending = threading.Thread(target=pool.end)
-    ending.start()
-    until(lambda: pool.closed)
+    ending = begin_to_end(pool)
     with pytest.raises(PoolClosed):
         pool.getconn()
     connection_class.gate.set()
@@ -85,9 +91,7 @@ def test_end_with_a_connect_under_way_that_fails(balanced: str) -> None:
     connection_class.error = psycopg.OperationalError("no luck")
     pool = ConnectionPool(balanced, connection_class=connection_class, timeout=10)
     waiter = Queued(pool)
-    ending = threading.Thread(target=pool.end)
-    ending.start()
-    until(lambda: pool.closed)
+    ending = begin_to_end(pool)
     connection_class.gate.set()
     with pytest.raises(psycopg.OperationalError, match="no luck"):
         waiter.result()
@@ -106,9 +110,7 @@ def test_end_twice_is_an_error_and_close_after_it_is_not(balanced: str) -> None:
 def test_end_is_not_held_up_by_a_connection_that_was_dropped(balanced: str) -> None:
     pool = ConnectionPool(balanced)
     conn = [pool.getconn()]
-    ending = threading.Thread(target=pool.end)
-    ending.start()
-    until(lambda: pool.closed)
+    ending = begin_to_end(pool)
     conn.clear()
     gc.collect()
     ending.join(10)
@@ -128,9 +130,7 @@ def test_twenty_on_one_connection_all_complete_before_end_returns(balanced: str)
     pool = ConnectionPool(balanced, max_size=1, timeout=10)
     held = pool.getconn()
     waiters = [Queued(pool) for _ in range(20)]
-    ending = threading.Thread(target=pool.end)
-    ending.start()
-    until(lambda: pool.closed)
+    ending = begin_to_end(pool)
     pool.putconn(held)
     for waiter in waiters:
         conn = waiter.result()
@@ -280,9 +280,7 @@ def test_end_serves_the_queue_and_waits_for_the_holders(balanced: str) -> None:
     pool = ConnectionPool(balanced, max_size=1)
     conn = pool.getconn()
     waiter = Queued(pool)
-    ending = threading.Thread(target=pool.end)
-    ending.start()
-    until(lambda: pool.closed)
+    ending = begin_to_end(pool)
 
     with pytest.raises(PoolClosed):
         pool.getconn()

@@ -111,8 +111,8 @@ def test_several_ports_on_one_host_are_several_nodes(client: NewClient) -> None:
         LocalCluster(1, yugabyte=False, first_address="127.0.61.1") as third,
     ):
         for node, other in ((1, second), (2, third)):
-            three_ports = other.nodes[0].port
-            first.update(node, advertised_host="127.0.61.1", advertised_port=three_ports)
+            port = other.nodes[0].port
+            first.update(node, advertised_host="127.0.61.1", advertised_port=port)
         app = client(first)
 
         app.open(12)
