@@ -25,21 +25,22 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
 class Checkout:
     """`with` block around one lent connection; what `ConnectionPool.connection` returns."""
 
-    __slots__ = ("_conn", "_loan", "_pool", "_settle", "_slot", "_timeout")
+    __slots__ = ("_conn", "_ends_transaction", "_loan", "_pool", "_slot", "_timeout")
 
     _pool: PoolLoans
     _timeout: object
-    _settle: cython.bint
+    _ends_transaction: cython.bint
     _conn: object
     _slot: Slot
     _loan: cython.longlong
 
-    def __init__(self, pool: PoolLoans, timeout: object, settle: cython.bint) -> None:
-        """`settle`: commit or roll back at the end, as a psycopg connection's own block does. If
-        not, the block is the shell's own, and gets a connection that it has altered as it is."""
+    def __init__(self, pool: PoolLoans, timeout: object, ends_transaction: cython.bint) -> None:
+        """`ends_transaction`: by committing or rolling back, as a psycopg connection's own block
+        does. If not, the block is the shell's own, and gets a connection that it has altered as it
+        is."""
         self._pool = pool
         self._timeout = timeout
-        self._settle = settle
+        self._ends_transaction = ends_transaction
         self._conn = None
         self._slot = None  # type: ignore[assignment]
         self._loan = 0
@@ -56,7 +57,7 @@ class Checkout:
             slot._in_block = True  # not before the check, which may return it
         else:
             slot = pool._find(self._timeout)
-            conn = pool._lend(slot, not self._settle, True)
+            conn = pool._lend(slot, not self._ends_transaction, True)
         self._slot = slot
         self._loan = slot._loan
         self._conn = conn
@@ -75,7 +76,7 @@ class Checkout:
         idle: cython.bint = False
         try:
             idle = pool._is_idle(slot)
-            if self._settle and not idle:
+            if self._ends_transaction and not idle:
                 conn.__exit__(exc_type, exc, traceback)
                 idle = pool._is_idle(slot)
         except BaseException as failure:

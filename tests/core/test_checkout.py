@@ -54,7 +54,7 @@ def test_a_block_passes_its_error_to_the_connection_and_on(make_pool: MakePool) 
     assert pool.idle_count == 1
 
 
-def test_a_block_whose_transaction_cannot_be_settled_returns_the_connection(
+def test_a_block_whose_transaction_cannot_be_ended_returns_the_connection(
     make_pool: MakePool,
 ) -> None:
     class Broken(Conn):
@@ -73,7 +73,7 @@ def test_a_block_whose_transaction_cannot_be_settled_returns_the_connection(
     assert pool.total_count == 0
 
 
-def test_a_block_that_settles_nothing_leaves_cleaning_to_the_pool(
+def test_a_block_that_ends_no_transaction_leaves_cleaning_to_the_pool(
     core: Any, make_pool: MakePool
 ) -> None:
     pool = make_pool()
