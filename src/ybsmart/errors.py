@@ -1,5 +1,7 @@
-"""The errors that are ybsmart's own. Those of the pool are in `pool_errors`; everything else is
-psycopg's, passed on unchanged."""
+"""The errors that are ybsmart's own, apart from those of the pool, which are in `pool_errors`.
+
+Everything else that is raised is psycopg's, passed on unchanged.
+"""
 
 from __future__ import annotations
 

@@ -173,6 +173,9 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         self.num_workers = pool_options.whole(
             "max_connecting", 3 if max_connecting is None else max_connecting, 1
         )
+        self.max_per_node = (
+            None if max_per_node is None else pool_options.whole("max_per_node", max_per_node, 1)
+        )
         self.reconnect_timeout = pool_options.seconds("reconnect_timeout", reconnect_timeout)
         self.reset_on_return = pool_options.one_of(
             "reset_on_return", reset_on_return, pool_options.RESETS
@@ -199,13 +202,9 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         self._check = check
         self._reset = reset
         self._reconnect_failed = reconnect_failed
-        self.max_per_node = (
-            None if max_per_node is None else pool_options.whole("max_per_node", max_per_node, 1)
-        )
         self._leak_threshold = 0.0
         self._listeners = Listeners()
         self._opened_explicitly = open is not False
-        self._make_locks()
         self.leak_detection_threshold = leak_detection_threshold
         lenders.register(self)
         if open:
@@ -215,12 +214,10 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         """In a forked child: start empty; return the parent's connections, as libpq has them, and
         what refers to them."""
         inheritance = self._inheritance(pool_messages.forked(self))
-        self._make_locks()
         self._start_empty()
         return inheritance
 
-    def _make_locks(self) -> None:
-        """What a forked child must have of its own: locks, and what they guard."""
+    def _start_empty(self) -> None:
         self._stats = Stats()
         self._cap = Cap(self.max_per_node, self._count_on) if self.max_per_node else None
         self._removals: set[int] = set()  # of whose `remove` event nobody has been told yet
@@ -228,6 +225,7 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         self._tending = Tending()
         self._last_bad_check: BaseException | None = None
         self._progress = threading.Condition()  # told when somebody waits for the pool itself
+        super()._start_empty()
 
     if TYPE_CHECKING:
         connection_class: type[CT]

@@ -1,4 +1,8 @@
-"""How a pool begins and ends: opening, waiting until it is ready, closing, ending."""
+"""How a pool begins and ends: opening, waiting until it is ready, closing, ending.
+
+Decides how long to wait for either, and what to raise after that. Never opens or closes a
+connection itself: the core has the hooks do so.
+"""
 
 from __future__ import annotations
 

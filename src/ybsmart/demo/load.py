@@ -1,4 +1,7 @@
-"""The load on the demo's pool, and what came of its requests."""
+"""The load on the demo's pool, and what came of its requests.
+
+Decides what counts as served and as failed. Never knows what the demo is doing, or shows anything.
+"""
 
 from __future__ import annotations
 

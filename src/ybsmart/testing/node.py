@@ -1,4 +1,4 @@
-"""A node of the cluster, as tests see it."""
+"""A node of the cluster, as tests see it. Decides nothing: the cluster does what is done to it."""
 
 from __future__ import annotations
 

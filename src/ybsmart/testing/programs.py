@@ -1,4 +1,7 @@
-"""Where PostgreSQL's programs are, and as whom and in what environment they run."""
+"""Where PostgreSQL's programs are, and as whom and in what environment they run.
+
+Never starts a server.
+"""
 
 from __future__ import annotations
 
