@@ -1,6 +1,6 @@
 """Which host the next connection goes to.
 
-Decides: the least loaded of the best tier that has one in service; ties by lot.
+Decides: the least loaded of the best tier that has one in service; ties at random.
 
 Never: counts, or draws from the system's random source.
 """

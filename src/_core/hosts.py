@@ -145,7 +145,7 @@ class HostTable(HostChoosing):
         """Count one more connection on the best host and return its lease.
 
         The best: of the first tier with a host that is in service and not in `tried`, the least
-        loaded, ties by lot. When every remaining host is down, the same among those, because a
+        loaded, ties at random. When every remaining host is down, the same among those, because a
         connection that may fail is better than an error that need not be. None: all are tried.
 
         `now` is the time of the monotonic clock, which is read if need be where it is not given.

@@ -251,7 +251,7 @@ class ControlSource(_Source):
             self._left = configured
             return
         in_service, down = cluster.known()
-        # By lot, so that not everybody asks the same server.
+        # At random, so that not everybody asks the same server.
         random.shuffle(in_service)
         address_map = request.properties.address_map
         self._left = [(n.address, cluster.targets(n, address_map)) for n in in_service]

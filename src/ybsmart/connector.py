@@ -59,7 +59,7 @@ class Backoff:
             self.since = time.monotonic()
 
     def delay(self) -> float:
-        """Seconds, by lot, before the next attempt."""
+        """Seconds, at random, before the next attempt."""
         longest = min(_FIRST_DELAY * 2.0 ** min(self.failures, 16), _LONGEST_DELAY)
         return longest * random.uniform(0.5, 1.0)
 

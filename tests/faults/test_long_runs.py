@@ -103,7 +103,7 @@ def _at_rest() -> Footprint:
 
 
 class Trouble:
-    """Everything that may happen to a pool and its cluster, by lot. One thing at a time."""
+    """Everything that may happen to a pool and its cluster, at random. One thing at a time."""
 
     def __init__(self, pool: ConnectionPool, cluster: LocalCluster, seed: int) -> None:
         self.pool, self.cluster, self.lots = pool, cluster, random.Random(seed)

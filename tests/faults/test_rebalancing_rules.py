@@ -52,7 +52,7 @@ class World:
         return self.tiers[int(i)][int(j)]
 
     def connect(self, pool: int) -> Node:
-        """Where a new connection goes: as `HostTable.reserve` decides, ties by lot."""
+        """Where a new connection goes: as `HostTable.reserve` decides, ties at random."""
         for tier in self.tiers:
             takers = [node for node in tier if node.takes_more(pool)]
             if takers:
