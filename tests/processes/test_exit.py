@@ -62,6 +62,18 @@ import left
 """,
 }
 
+# What CPython 3.10 may crash of, without ybsmart too: it ends while one daemon starts another.
+CRASHES = ["connects under way"] if sys.version_info < (3, 11) else []
+
+CASES = [
+    pytest.param(
+        left,
+        id=name,
+        marks=[pytest.mark.skipif(name in CRASHES, reason="CPython 3.10 may crash of that")],
+    )
+    for name, left in LEFT.items()
+]
+
 EXIT = """
 import sys, threading, time, ybsmart
 ready = threading.Event()
@@ -88,7 +100,7 @@ def seconds_to_exit(code: str, *arguments: str) -> float:
     return (now - int(done.stdout)) / 1e9
 
 
-@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+@pytest.mark.parametrize("left", CASES)
 def test_a_program_that_closes_nothing_ends_at_once_and_in_silence(url: str, left: str) -> None:
     took = seconds_to_exit(EXIT.format(left=left), url)
 
@@ -107,7 +119,7 @@ EXIT_LIMIT = os.environ.get("YBSMART_EXIT_LIMIT")
 
 
 @pytest.mark.skipif(EXIT_LIMIT is None, reason="YBSMART_EXIT_LIMIT=0.05 on a quiet machine")
-@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+@pytest.mark.parametrize("left", CASES)
 def test_it_ends_within_its_limit(url: str, left: str) -> None:
     took = min(seconds_to_exit(EXIT.format(left=left), url) for _ in range(5))
 
