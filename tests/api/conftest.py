@@ -35,8 +35,17 @@ def cluster(
 
 
 @pytest.fixture
-def own_cluster() -> Iterator[LocalCluster]:
-    """Three nodes that the test may do anything to."""
+def impatient() -> None:
+    """Give up on a silent node as soon as users have it; for the tests about silence."""
+
+
+@pytest.fixture
+def own_cluster(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LocalCluster]:
+    """Three nodes that the test may do anything to, and has patience with, unless `impatient`."""
+    if "impatient" not in request.fixturenames:
+        monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)
     registry.forget()
     with LocalCluster() as cluster:
         yield cluster

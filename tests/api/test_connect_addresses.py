@@ -100,6 +100,7 @@ def test_private_addresses_are_used_where_the_configured_host_is_one(
     close(held)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_behind_a_load_balancer_both_are_tried_and_what_works_is_remembered(
     own_cluster: LocalCluster,
 ) -> None:

@@ -123,6 +123,7 @@ def test_it_works_under_psycopg_pool(cluster: LocalCluster, balanced: str) -> No
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_silent_node_holds_nobody_up(own_cluster: LocalCluster) -> None:
     url = own_cluster.conninfo(load_balance=True, connect_timeout=PATIENT)
 

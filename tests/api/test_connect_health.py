@@ -27,6 +27,7 @@ PATIENT = 60  # seconds of connect_timeout: whoever waits for them fails
 # Silence
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_stopped_node_costs_nobody_a_connect_timeout(own_cluster: LocalCluster) -> None:
     url = own_cluster.conninfo(load_balance=True, connect_timeout=PATIENT)
     ybsmart.connect(url).close()
@@ -45,6 +46,7 @@ def test_a_stopped_node_costs_nobody_a_connect_timeout(own_cluster: LocalCluster
     close(connections)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_no_caller_pays_twice_for_a_silent_node(own_cluster: LocalCluster) -> None:
     with listening(silent) as hole:
         own_cluster.update(0, advertised_host=hole.host, advertised_port=hole.port)
@@ -60,6 +62,7 @@ def test_no_caller_pays_twice_for_a_silent_node(own_cluster: LocalCluster) -> No
         close(connections)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_of_a_cluster_with_one_node_left_that_is_the_one(own_cluster: LocalCluster) -> None:
     url = own_cluster.conninfo(load_balance=True, connect_timeout=PATIENT)
     ybsmart.connect(url).close()
@@ -71,6 +74,7 @@ def test_of_a_cluster_with_one_node_left_that_is_the_one(own_cluster: LocalClust
         assert conn.node.host == own_cluster.nodes[2].host
 
 
+@pytest.mark.usefixtures("impatient")
 def test_connect_timeout_is_for_the_whole(own_cluster: LocalCluster) -> None:
     with listening(silent) as hole:
         for node in range(3):
@@ -105,6 +109,7 @@ def test_a_failure_before_the_delay_starts_the_next_at_once(
             assert conn.node.host == own_cluster.nodes[2].host
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_loser_is_dropped_and_its_server_told(own_cluster: LocalCluster) -> None:
     url = own_cluster.conninfo(load_balance=True, application_name="raced")
     ybsmart.connect(url).close()
@@ -246,6 +251,7 @@ def test_strict_modes_never_end_there(own_cluster: LocalCluster, only: dict[str,
     until(lambda: by_server(own_cluster, "strict") == [0, 0, 0])
 
 
+@pytest.mark.usefixtures("impatient")
 def test_on_the_detour_dead_nodes_hold_nobody_up(own_cluster: LocalCluster) -> None:
     with listening(silent) as hole:
         own_cluster.update(0, advertised_host=hole.host, advertised_port=hole.port)
@@ -267,6 +273,7 @@ def test_on_the_detour_dead_nodes_hold_nobody_up(own_cluster: LocalCluster) -> N
 # Refreshing
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_first_look_does_not_wait_for_a_silent_host(own_cluster: LocalCluster) -> None:
     hosts = ",".join(node.host for node in own_cluster.nodes)
     own_cluster.pause(own_cluster.nodes[0])
@@ -338,6 +345,7 @@ def test_an_empty_or_failing_answer_leaves_the_list(
     close(held)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_refresh_goes_on_to_another_server(own_cluster: LocalCluster) -> None:
     url = own_cluster.conninfo(load_balance=True)
     ybsmart.connect(url).close()
@@ -444,6 +452,7 @@ def test_a_server_whose_list_fails_at_first_is_looked_at_again(own_cluster: Loca
     until(balanced_now)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_silent_node_is_given_longer_before_its_level_is_left(own_cluster: LocalCluster) -> None:
     request = request_of(
         own_cluster.conninfo(load_balance=True, topology_keys="aws.us-west.us-west-2a"), {}
