@@ -128,9 +128,10 @@ cdef class ParkingLock:
         while status != PY_LOCK_ACQUIRED:
             self._asleep = True
             with nogil:
-                _turn_processor = -1
+                if HAS_GIL:
+                    _turn_processor = -1
                 status = PyThread_acquire_lock_timed(self._lock, left, 1)
-                if _turn_processor >= 0 and _turn_processor == this_processor():
+                if HAS_GIL and _turn_processor >= 0 and _turn_processor == this_processor():
                     let_others_run()
             self._asleep = False
             if HAS_GIL and _waking is self:
