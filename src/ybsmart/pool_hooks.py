@@ -6,6 +6,7 @@ by the thread that causes it. What users call is in `pool.py`; connecting is in 
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -115,9 +116,13 @@ class PoolHooks(core.PoolCore):
         return core.Waiter(lock.release, lock)
 
     def _sleep(self, waiter: core.Waiter, timeout: float | None) -> None:
-        if self._is_deadlock(waiter) and self._has_own_thread(waiter) and self._withdraw(waiter):
-            self._count_error("requests_rejected")
-            raise pool_messages.deadlock(self)
+        if self._is_deadlock(waiter) and self._has_own_thread(waiter):
+            # Perhaps one was dropped, in a cycle, or without the GIL: only now will it be found.
+            gc.collect()
+            self._sweep()
+            if self._is_deadlock(waiter) and self._withdraw(waiter):
+                self._count_error("requests_rejected")
+                raise pool_messages.deadlock(self)
         seconds = self.timeout if timeout is None else timeout
         if seconds is None:
             seconds = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from typing import Any
@@ -24,6 +25,19 @@ def test_who_holds_all_and_asks_for_more_is_told_at_once(balanced: str) -> None:
                 pool.getconn()
             assert pool.waiting_count == 0
         assert pool.idle_count == 2
+
+
+def test_who_dropped_the_rest_in_a_cycle_gets_another(balanced: str) -> None:
+    with ConnectionPool(balanced, max_size=1, timeout=60) as pool:
+        gc.disable()
+        try:
+            dropped: list[Any] = [pool.getconn()]
+            dropped.append(dropped)
+            del dropped
+            with pool.connection() as conn:
+                assert conn.execute("SELECT 1").fetchone() == (1,)
+        finally:
+            gc.enable()
 
 
 def test_of_two_that_wait_for_each_other_the_last_is_told(balanced: str) -> None:
