@@ -132,7 +132,7 @@ class Place:
         else:
             new = first_with(order, count, 0, old)
         if new != old:
-            other = order[new]
+            other = cython.cast(Place, order[new])
             order[new] = self
             self._index = new
             order[old] = other
@@ -157,7 +157,7 @@ def first_with(
     middle: cython.Py_ssize_t
     while low < high:
         middle = (low + high) >> 1
-        place = order[middle]
+        place = cython.cast(Place, order[middle])  # unchecked: this is the innermost loop
         if place._host._count < count:
             low = middle + 1
         else:

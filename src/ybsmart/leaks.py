@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ._core import pool as core
@@ -81,13 +81,22 @@ def overdue(slots: Iterable[core.Slot], threshold: float) -> Iterator[tuple[core
             yield slot, age
 
 
+def _threads() -> Mapping[int, threading.Thread]:
+    """By their identity. Python's own table, if it is where it has always been, because thousands
+    that time out at once should not make a list of all of them each."""
+    table = getattr(threading, "_active", None)
+    if isinstance(table, dict):
+        return table
+    return {thread.ident or 0: thread for thread in threading.enumerate()}
+
+
 def holders(slots: Iterable[core.Slot]) -> list[Holder]:
     """Who has those that are lent, the longest first."""
     now = time.monotonic()
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    threads = _threads()
     found = [
         Holder(
-            thread=names.get(slot.holder, "?"),
+            thread=thread.name if (thread := threads.get(slot.holder)) else "?",
             thread_id=slot.holder,
             age=now - slot.lent_at,
             node=slot.shelf.label,
