@@ -148,13 +148,19 @@ class PoolQueueing(PoolLending):
 
     def _waiters(self) -> list[Waiter]:
         """Who waits, in order. For reports."""
-        waiters: list[Waiter] = [None] * (self._waiting + 8)  # type: ignore[list-item]
+        waiters: list[Waiter] = []
         waiter: Waiter
-        i: cython.Py_ssize_t = 0
-        with cython.critical_section(self):
-            waiter = self._queue.first()
-            while waiter is not None and i < len(waiters):
-                waiters[i] = waiter
-                waiter = waiter._next
-                i += 1
-        return waiters[:i]
+        length: cython.Py_ssize_t = 0
+        i: cython.Py_ssize_t
+        while True:
+            waiters = [None] * length  # type: ignore[list-item]  # not within the section
+            i = 0
+            with cython.critical_section(self):
+                if self._waiting == length:
+                    waiter = self._queue.first()
+                    while waiter is not None:
+                        waiters[i] = waiter
+                        waiter = waiter._next
+                        i += 1
+                    return waiters
+                length = self._waiting
