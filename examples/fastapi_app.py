@@ -31,9 +31,13 @@ app = FastAPI(lifespan=lifespan)
 
 
 def connection() -> Iterator[ybsmart.Connection]:
-    """One connection and one transaction for the request."""
     with pool.connection() as conn:
         yield conn
+
+
+# One connection and one transaction for a request. "function": it is committed before the answer
+# is sent. FastAPI's default is to commit afterwards, too late to report that the commit failed.
+Transaction = Annotated[ybsmart.Connection, Depends(connection, scope="function")]
 
 
 @app.get("/", response_class=PlainTextResponse)
@@ -43,7 +47,7 @@ def index() -> str:
 
 
 @app.get("/transaction", response_class=PlainTextResponse)
-def transaction(conn: Annotated[ybsmart.Connection, Depends(connection)]) -> str:
+def transaction(conn: Transaction) -> str:
     conn.execute("CREATE TEMPORARY TABLE visits (at timestamptz) ON COMMIT DROP")
     conn.execute("INSERT INTO visits VALUES (now())")
     (count,) = conn.execute("SELECT count(*) FROM visits").fetchone()

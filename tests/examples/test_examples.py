@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,13 +55,13 @@ def output_of(name: str) -> str:
 
 
 @contextmanager
-def serving(name: str, folder: Path) -> Iterator[str]:
+def serving(program: Path, folder: Path) -> Iterator[str]:
     """Run an example with a web server, until the end of the block; then Ctrl-C. Its URL."""
     port = free_port()
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, EXAMPLES / f"{name}.py"],
-            env=environment(PORT=str(port)),
+            [sys.executable, program],
+            env=environment(PORT=str(port), PYTHONPATH=str(EXAMPLES)),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -114,7 +115,33 @@ def test_sqlalchemy_borrows_from_the_pool_and_returns_to_it() -> None:
     ],
 )
 def test_a_web_application_serves_pages(name: str, tmp_path: Path) -> None:
-    with serving(name, tmp_path) as url:
+    with serving(EXAMPLES / f"{name}.py", tmp_path) as url:
         assert fetch(f"{url}/").startswith("served by 127.0.0.")
         assert fetch(f"{url}/transaction") == "1 visit\n"
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+FAILING_COMMIT = """
+from fastapi_app import PORT, Transaction, app, database, pool, uvicorn
+
+@app.get("/late")
+def late(conn: Transaction):
+    conn.execute("INSERT INTO once VALUES (1), (1)")
+
+with database(nodes=1):
+    pool.query("CREATE TABLE once (i int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    uvicorn.run(app, port=PORT)
+"""
+
+
+@needs("fastapi", "uvicorn")
+def test_fastapi_does_not_answer_before_the_commit(tmp_path: Path) -> None:
+    program = tmp_path / "failing_commit.py"
+    program.write_text(FAILING_COMMIT)
+    with serving(program, tmp_path) as url:
+        fetch(f"{url}/")
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{url}/late", timeout=PATIENCE)
+        caught.value.close()
+
+    assert caught.value.code == 500
