@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._core import IMPL as __impl__
+from .candidates import Unreachable
 from .cluster import ClusterInfo, NodeInfo
 from .connection import AsyncConnection, Connection
 from .errors import DoubleRelease, InvalidProperty
@@ -54,6 +55,7 @@ __all__ = [
     "PoolTimeout",
     "Result",
     "TooManyRequests",
+    "Unreachable",
     "__impl__",
     "__version__",
     "close_on_sigterm",

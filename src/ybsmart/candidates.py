@@ -30,7 +30,10 @@ LEVEL_DELAY = 1.0
 
 
 class Unreachable(psycopg.OperationalError):
-    """No host of a list could be connected to."""
+    """None of the nodes could be connected to; the message has a line with the reason of each.
+
+    `__cause__` is the last failure, and `sqlstate` is taken from it.
+    """
 
     @classmethod
     def because(cls, intro: str, reasons: Mapping[str, BaseException]) -> Unreachable:

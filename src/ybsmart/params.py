@@ -169,9 +169,9 @@ def _pairs(text: str) -> Iterator[re.Match[str]]:
     pattern = re.compile(_PAIR)
     while text[position:].strip():
         pair = pattern.match(text, position)
-        if pair is None:
-            # Not a keyword/value string. What libpq says about it may quote a part of it, and
-            # the part may be a password with a blank.
+        if pair is None or "/" in pair["key"]:
+            # Not a keyword/value string, but a URI of another kind, say. What libpq says about it
+            # may quote a part of it, and the part may be a password with a blank.
             raise InvalidProperty(
                 "conninfo is neither a postgresql:// URI nor a keyword/value string "
                 f"(from character {position + 1} on; quote values that contain blanks)"

@@ -171,6 +171,11 @@ def test_a_malformed_or_unknown_option_never_shows_the_password(conninfo: str) -
         assert "load_balnce" in str(caught.value)
 
 
+def test_a_uri_of_another_kind_is_called_that() -> None:
+    with pytest.raises(ybsmart.InvalidProperty, match="neither a postgresql:// URI nor"):
+        ybsmart.connect("jdbc:yugabytedb://127.0.0.1:1/db?load-balance=true&password=sesame")
+
+
 @pytest.mark.parametrize("value", ["-1", 601, "1e9"])
 def test_a_time_outside_its_range_is_the_default_with_a_warning(
     value: object, caplog: pytest.LogCaptureFixture

@@ -173,7 +173,7 @@ def test_all_nodes_down_is_one_error_with_every_reason_and_the_first_to_return_s
         three.kill(node)
 
     for _ in range(2):
-        with pytest.raises(psycopg.OperationalError) as caught:
+        with pytest.raises(ybsmart.Unreachable) as caught:
             app.connect()
         for node in three.nodes:
             assert node.host in str(caught.value)
