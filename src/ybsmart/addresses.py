@@ -1,15 +1,31 @@
-"""How a node is reached: by its private or its public address, or by one of the user's own.
+"""Addresses as texts, and how a node is reached: by its private or its public address, or by one of
+the user's own.
 
 Pure data: knows texts and lists of IP addresses. Never resolves a name and never connects.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from .named_tuples import LeanNamedTuple
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, so that there is nothing to resolve."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def host_port(host: str, port: int | str) -> str:
+    """A place as people and URLs write it, and as reports and `evict` know a node."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Addressed(Protocol):

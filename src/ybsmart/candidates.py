@@ -17,6 +17,7 @@ from psycopg import errors, pq
 
 from . import steering
 from ._core import hosts
+from .addresses import host_port
 from .dialing import HEDGE_DELAY, Target, Trial
 from .faults import Fault, printable
 from .request import Request
@@ -71,7 +72,7 @@ def _one_line(error: BaseException) -> str:
 def describe(target: Target) -> str:
     """A configured host in a message."""
     host = target.host or target.hostaddr or "the default host"
-    return f"{host}:{target.port}" if target.port else host
+    return host_port(host, target.port) if target.port else host
 
 
 def _under_name(name: str, targets: Iterable[Target]) -> list[Target]:

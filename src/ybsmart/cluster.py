@@ -16,10 +16,10 @@ from psycopg import errors
 
 from . import lenders
 from ._core import hosts
-from .addresses import AddressMap, public_or_private
+from .addresses import AddressMap, host_port, public_or_private
 from .candidates import NodeTrial
 from .dialing import HEDGE_DELAY, Target, under_way
-from .discovery import NodeRecord, host_port
+from .discovery import NodeRecord
 from .faults import Fault, printable
 from .params import Properties
 from .placement import Policy

@@ -17,6 +17,7 @@ import psycopg
 
 from . import sweeper
 from ._core import pool as core
+from .addresses import host_port
 from .faults import Fault, classify
 from .hygiene import close, end_transaction, must_be_idle
 from .pool_options import connect_arguments
@@ -213,7 +214,7 @@ def _node_of(conn: psycopg.Connection[Any]) -> tuple[str, str]:
     lease = getattr(conn, "_lease", None)
     if lease is not None:
         return lease.host.key, lease.host.info.address
-    return "", f"{conn.info.host}:{conn.info.port}"
+    return "", host_port(conn.info.host, conn.info.port)
 
 
 def _tell(tending: Tending, conn: psycopg.Connection[Any]) -> None:

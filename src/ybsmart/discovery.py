@@ -15,6 +15,7 @@ import time
 import psycopg
 from psycopg import pq
 
+from .addresses import host_port
 from .faults import printable
 from .named_tuples import LeanNamedTuple
 
@@ -26,11 +27,6 @@ _MOST_NODES = 1000  # rows beyond that are no cluster that any driver should bal
 # What can stand in a conninfo without meaning anything else: no list, no directory.
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.:%-]{0,252})"
 _LONGEST_TEXT = 255
-
-
-def host_port(host: str, port: int) -> str:
-    """An address as people and URLs write it."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class NoDiscovery(Exception):

@@ -16,10 +16,10 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 
 from . import malformed
+from .addresses import is_address
 from .dialing import Target
 from .named_tuples import LeanNamedTuple
 from .params import ENVIRONMENT, Properties, split
-from .waiting import is_address
 
 # Everything in the environment that decides what a request means, apart from what libpq alone
 # reads and we never look at.

@@ -20,12 +20,13 @@ from psycopg import pq
 
 from . import discovery
 from ._core import hosts
+from .addresses import is_address
 from .candidates import ControlSource, ProbeSource
 from .dialing import Resolve, Target, dial
 from .discovery import NodeRecord, NoDiscovery
 from .named_tuples import LeanNamedTuple
 from .request import Request
-from .waiting import is_address, resolve, run
+from .waiting import resolve, run
 
 if TYPE_CHECKING:
     from .cluster import Cluster

@@ -7,13 +7,13 @@ and with it every connection that it had begun.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import selectors
 import socket
 from typing import Any
 
 from psycopg import pq
 
+from .addresses import is_address
 from .dialing import Resolve, Steps, Wait
 
 EVENT_READ = selectors.EVENT_READ
@@ -79,15 +79,6 @@ async def _ready(loop: asyncio.AbstractEventLoop, wait: Wait) -> set[int]:
         for fd, events in wait.on:
             (loop.remove_reader if events == EVENT_READ else loop.remove_writer)(fd)
     return ready
-
-
-def is_address(host: str) -> bool:
-    """Whether a host is an IP address, so that there is nothing to resolve."""
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
 
 
 _STREAM: dict[str, Any] = {"type": socket.SOCK_STREAM, "proto": socket.IPPROTO_TCP}

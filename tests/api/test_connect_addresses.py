@@ -18,6 +18,8 @@ from tests.servers import by_node, by_server
 from tests.support import until
 from ybsmart import registry
 from ybsmart.addresses import parse_address_map, public_or_private
+from ybsmart.candidates import describe
+from ybsmart.dialing import Target
 from ybsmart.discovery import NodeRecord
 from ybsmart.testing import LocalCluster
 
@@ -126,6 +128,12 @@ def test_behind_a_load_balancer_both_are_tried_and_what_works_is_remembered(
 
 
 # Names
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "db.example", "2001:db8::1"])
+def test_a_configured_host_is_known_for_the_node_it_is(host: str) -> None:
+    """By its name in messages, or it would be tried again as the last resort."""
+    assert describe(Target(host, "", "5433")) == NodeRecord(host, 5433).address
 
 
 def test_hostaddr_is_replaced_for_each_node(own_cluster: LocalCluster) -> None:
