@@ -73,7 +73,9 @@ class ClusterInfo(NamedTuple):
 class Cluster:
     """What is known of one cluster. Safe for any number of threads.
 
-    `_lock` guards the fields below it, is held for a few steps at a time and never during I/O.
+    `_lock` makes one step of taking over a list of nodes, and of arranging it into tiers. It is
+    held for a moment and never during I/O. What connects have shown is noted without it: each note
+    is one step, and the latest is as good as any.
     """
 
     def __init__(self) -> None:
@@ -82,13 +84,14 @@ class Cluster:
         self._lock = threading.Lock()
         self._listed: tuple[hosts.Host, ...] = ()
         self._tiers: dict[Policy, tuple[hosts.Tier, ...]] = {}
+        self.universe_uuid: str | None = None
+        self.refreshed_at: float | None = None
+        self.refreshes = 0
+        # What connects have shown.
         self._public: bool | None = None  # by which addresses it is reached; None: not known yet
         self._detour = False
         self._paces: dict[str, float] = {}  # seconds that connecting takes, by node
         self._answered_at: dict[str, float] = {}
-        self.universe_uuid: str | None = None
-        self.refreshed_at: float | None = None
-        self.refreshes = 0
         self.request: Request | None = None
         """The latest with which somebody has been let in."""
 
@@ -225,7 +228,7 @@ class Cluster:
                 self._public = public_or_private(records, ways_in)
             listed = {host.key for host in self.table.hosts()}
             for memory in (self._paces, self._answered_at):
-                for key in memory.keys() - listed:
+                for key in memory.keys() - listed:  # a set of its own, made in one step
                     del memory[key]
             self.request = request
             self.refreshed_at = time.time()

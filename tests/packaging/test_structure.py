@@ -157,6 +157,18 @@ def test_shim_and_stub_have_every_name_of_cython_that_is_used(name: str) -> None
     assert used <= defined(ROOT / "tests" / "stubs" / "cython.pyi")
 
 
+def test_the_architecture_has_one_room_for_each_module() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rooms = page.partition("## The rooms")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in rooms.splitlines() if line.startswith("| `")]
+    package = ROOT / "src" / "ybsmart"
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
+
+    named = sorted(name for cell in cells for name in re.findall("`(.+?)`", cell))
+    assert named == sorted([*folders, *modules, *core_files(), "_shim", "__init__"])
+
+
 def repository_files() -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
