@@ -26,8 +26,16 @@ else:
         """A tuple whose items have the names, and perhaps the defaults, that the class says."""
 
         def __new__(cls, *values, **named):
-            for field in cls._fields[len(values) :]:
-                values += (named[field] if field in named else cls._defaults[field],)
+            fields = cls._fields
+            for field in fields[len(values) :]:
+                if field in named:
+                    values += (named.pop(field),)
+                elif field in cls._defaults:
+                    values += (cls._defaults[field],)
+                else:
+                    break
+            if named or len(values) != len(fields):
+                raise TypeError(f"{cls.__name__} takes {', '.join(fields)}")
             return tuple.__new__(cls, values)
 
         def __getnewargs__(self):
