@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.api.support import Queued
 from tests.servers import kill_backend, pid
 from tests.support import until
 from ybsmart import ConnectionPool, PoolTimeout
@@ -125,25 +125,25 @@ def test_a_check_that_always_fails_ends_with_the_timeout_and_its_error(
         assert pool.get_stats()["requests_timeouts"] == 1
 
 
-def test_time_in_the_queue_counts_for_the_check_as_well(balanced: str) -> None:
-    failing = False
+def test_the_time_that_checks_take_is_off_the_timeout(
+    balanced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As is the time in the queue: see tests/core/test_vetting.py."""
+    checks = 0
 
     def check(conn: Conn) -> None:
-        if failing:
+        nonlocal checks
+        checks += 1
+        if checks < 5:
             raise LookupError
 
+    # A minute for each check.
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 60 * checks, sleep=time.sleep)
+    monkeypatch.setattr("ybsmart.pool_hooks.time", clock)
     with ConnectionPool(balanced, max_size=1, check=check) as pool:
-        held = pool.getconn(10)
-        started = time.monotonic()
-        waiter = Queued(pool, timeout=0.5)
-        while time.monotonic() - started < 0.4:
-            time.sleep(0.01)
-        failing = True
-        pool.putconn(held)
         with pytest.raises(PoolTimeout):
-            waiter.result()
-        # Had its time begun with the check, it would be 0.9 s.
-        assert time.monotonic() - started < 0.85
+            pool.getconn(100)
+        assert checks == 2
 
 
 @pytest.mark.parametrize("autocommit", [True, False])

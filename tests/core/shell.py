@@ -121,7 +121,7 @@ class Shell:
         self.closed: list[int] = []
         self.reasons: list[str] = []  # why, in the same order
         self.vetted: list[int] = []
-        self.pauses: list[tuple[Any, int]] = []
+        self.pauses: list[tuple[Any, float, int]] = []  # time-out, since when, failures so far
         self.looked_at: list[int] = []
         self.waiters: list[Any] = []  # those asleep
         self.timeouts: list[Any] = []
@@ -188,7 +188,7 @@ class Shell:
         return conn.alive
 
     def _pause(self, timeout: Any, started: float, failures: int) -> Any:
-        self.pauses.append((timeout, failures))
+        self.pauses.append((timeout, started, failures))
         self._ran("pause")
         return timeout
 

@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.core.shell import (
-    Interrupt,
-    MakePool,
-)
+from tests.core.shell import Interrupt, MakePool
 
 # Inspection
 
@@ -84,7 +81,9 @@ def test_what_is_lent_passes_the_users_check(make_pool: MakePool) -> None:
     assert pool.vetted == [conn.number]
 
 
-def test_what_fails_the_check_is_closed_and_the_next_one_tried(make_pool: MakePool) -> None:
+def test_what_fails_the_check_is_closed_and_the_next_one_tried(
+    make_pool: MakePool, clock: Any
+) -> None:
     pool = vetting(make_pool(3))
     good, bad, worse = pool.stock("a", "a", "a")
     bad.alive = worse.alive = False
@@ -92,7 +91,25 @@ def test_what_fails_the_check_is_closed_and_the_next_one_tried(make_pool: MakePo
     assert pool.getconn(7.0) is good
     assert pool.closed == [worse.number, bad.number]
     assert pool.reasons == ["check"] * 2
-    assert pool.pauses == [(7.0, 0), (7.0, 1)]
+    assert pool.pauses == [(7.0, clock.now, 0), (7.0, clock.now, 1)]
+
+
+def test_the_request_has_begun_when_it_joined_the_queue(make_pool: MakePool, clock: Any) -> None:
+    """So that its time in there is off its timeout when the check fails."""
+    pool = vetting(make_pool(1))
+    conn = pool.stock("a")[0]
+    begun = clock.now
+    assert pool.getconn() is conn
+    request = pool.request()
+    clock.now += 5
+    conn.alive = False
+
+    pool.putconn(conn)
+    request.run()
+    pool.connected()
+    request.result()
+
+    assert [started for _, started, _ in pool.pauses] == [begun]
 
 
 def test_a_request_whose_connections_all_fail_gets_a_new_one(make_pool: MakePool) -> None:
