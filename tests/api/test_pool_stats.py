@@ -6,13 +6,14 @@ import gc
 import logging
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 
 from tests.api.support import Queued
 from tests.support import in_threads, until
-from ybsmart import ConnectionPool, PoolTimeout
+from ybsmart import ConnectionPool, PoolTimeout, leaks
 from ybsmart.testing import LocalCluster
 
 PSYCOPG_KEYS = [
@@ -230,6 +231,36 @@ def test_holders_says_who_since_when_and_on_which_node(pool: ConnectionPool) -> 
     pool.putconn(first)
     pool.putconn(second)
     assert pool.holders() == []
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+def test_a_timeout_names_the_threads_that_hold_connections(
+    balanced: str, monkeypatch: pytest.MonkeyPatch, has_table: bool
+) -> None:
+    """Also on a Python that does not have its table of threads where it has always been."""
+    if not has_table:
+        monkeypatch.setattr(leaks, "threading", SimpleNamespace(enumerate=threading.enumerate))
+    with ConnectionPool(balanced, max_size=2) as pool:
+        holds, seen = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with pool.connection():
+                holds.set()
+                assert seen.wait(30)
+
+        with pool.connection():
+            other = threading.Thread(target=hold, name="the other")
+            other.start()
+            assert holds.wait(30)
+            with pytest.raises(PoolTimeout) as caught:
+                pool.getconn(0)
+            seen.set()
+            other.join(30)
+    holders = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
+    assert [line.partition(" for ")[0].strip() for line in holders] == [
+        threading.current_thread().name,
+        "the other",
+    ]
 
 
 def test_with_leak_detection_holders_and_timeouts_say_where(balanced: str) -> None:

@@ -61,6 +61,30 @@ def test_of_two_that_wait_for_each_other_the_last_is_told(balanced: str) -> None
         assert isinstance(deadlocks[0], psycopg.OperationalError)
 
 
+def test_two_that_wait_for_each_other_are_seen_among_many_that_wait(balanced: str) -> None:
+    with ConnectionPool(balanced, max_size=2, timeout=60) as pool:
+        holds, others_wait = threading.Event(), threading.Event()
+
+        def use() -> None:
+            with pool.connection():
+                holds.set()
+                assert others_wait.wait(30)
+                with pool.connection():
+                    pass
+
+        with pool.connection():
+            threads = Threads([use])
+            assert holds.wait(30)
+            others = [Queued(pool, timeout=60) for _ in range(20)]
+            others_wait.set()
+            until(lambda: pool.waiting_count, 21)
+            with pytest.raises(PoolDeadlock):
+                pool.getconn()
+        for other in others:
+            pool.putconn(other.result())
+        threads.join()
+
+
 def test_somebody_who_only_waits_is_no_deadlock(balanced: str) -> None:
     with ConnectionPool(balanced, max_size=2, timeout=10) as pool:
         mine = pool.getconn()
