@@ -79,6 +79,10 @@ def test_finalisers_that_return_connections_anywhere(balanced: str) -> None:
         pool._check_invariants()
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14),
+    reason="Python raises some between `__enter__` and the block, and loses its own locks so",
+)
 def test_interrupts_at_any_instant_lose_nothing(balanced: str) -> None:
     """Asynchronous exceptions into threads that wait, hold and return; the compiled pool only:
     between two bytecodes of the pure one, a connection is in nobody's hands."""
