@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar, cast
+
+import psycopg
 
 import ybsmart
 from tests.support import until
 from ybsmart import ConnectionPool, registry
 from ybsmart.request import request_of
+
+CT = TypeVar("CT", bound=psycopg.Connection[Any])
 
 
 class Queued:
@@ -61,6 +65,12 @@ def controlled() -> type[Controlled]:
     gate = threading.Event()
     gate.set()
     return type("Mine", (Controlled,), {"attempts": 0, "gate": gate, "error": None})
+
+
+def the_only(pool: ConnectionPool[CT]) -> CT:
+    """The connection of a pool that has one, which nobody has borrowed."""
+    (conn,) = pool._idle_conns()
+    return cast(CT, conn)
 
 
 def close(connections: Iterable[ybsmart.Connection[Any]]) -> None:
