@@ -11,6 +11,7 @@ import psycopg
 import ybsmart
 from tests.support import until
 from ybsmart import ConnectionPool, registry
+from ybsmart.cluster import Cluster
 from ybsmart.request import request_of
 
 CT = TypeVar("CT", bound=psycopg.Connection[Any])
@@ -85,9 +86,15 @@ def states() -> list[str]:
     return [node.state for node in info.nodes]
 
 
+def the_cluster() -> Cluster:
+    """The only cluster that the process knows, as the package has it."""
+    (known,) = registry._clusters
+    return known
+
+
 def refresh(url: str) -> None:
     """A refresh now, and its end."""
-    (known,) = registry._clusters
+    known = the_cluster()
     known.upkeep._not_before = 0.0
     future = known.upkeep.refresh_if_due(0, request_of(url, {}))
     assert future is not None

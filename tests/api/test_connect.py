@@ -12,10 +12,10 @@ import psycopg_pool
 import pytest
 
 import ybsmart
+from tests.api.support import refresh
 from tests.servers import by_node, by_server
 from tests.support import in_threads
 from ybsmart import registry
-from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
 
 # The examples of YugabyteDB's documentation, in Python
@@ -127,11 +127,8 @@ def test_a_new_node_gets_its_share_after_a_refresh(own_cluster: LocalCluster) ->
     url = own_cluster.conninfo(load_balance=True, yb_servers_refresh_interval=600)
     connections = [ybsmart.connect(url) for _ in range(9)]
     own_cluster.add("aws.us-west.us-west-2b")
-    (cluster,) = registry._clusters
 
-    refresh = cluster.upkeep.refresh_if_due(0, request_of(url, {}))
-    assert refresh is not None
-    refresh.result(30)
+    refresh(url)
     connections += [ybsmart.connect(url) for _ in range(9)]
 
     assert sorted(by_node(own_cluster)) == [4, 4, 5, 5]

@@ -12,12 +12,12 @@ import pytest
 
 import ybsmart
 from tests import tls
-from tests.api.support import close, refresh, states
+from tests.api.support import close, refresh, states, the_cluster
 from tests.api.wire import Forwarder, listening, silent
 from tests.servers import by_node, by_server
 from tests.support import until
 from ybsmart import registry
-from ybsmart.addresses import parse_address_map, public_or_private
+from ybsmart.addresses import AddressMap, parse_address_map, public_or_private
 from ybsmart.candidates import describe
 from ybsmart.dialing import Target
 from ybsmart.discovery import NodeRecord
@@ -119,8 +119,9 @@ def test_behind_a_load_balancer_both_are_tried_and_what_works_is_remembered(
             held = [ybsmart.connect(url) for _ in range(6)]
 
             assert by_server(own_cluster, "behind") == [2, 2, 2]
-            (known,) = registry._clusters
-            assert known._public is True
+            for host in the_cluster().table.hosts():
+                targets = the_cluster().targets(host.info, AddressMap())
+                assert [target.hostaddr for target in targets] == [host.info.public_ip]
             assert hole.accepted == 0
             close(held)
         finally:

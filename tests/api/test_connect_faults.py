@@ -11,7 +11,7 @@ import pytest
 from psycopg import errors
 
 import ybsmart
-from tests.api.support import states
+from tests.api.support import states, the_cluster
 from tests.api.wire import Listener, hangs_up, listening, refuses
 from tests.servers import by_node
 from tests.support import in_threads, until
@@ -293,8 +293,7 @@ def test_odd_parameters_of_one_caller_take_no_node_from_the_others(
         ybsmart.connect(balanced, sslmode="require")
 
     assert states() == ["up", "up", "up"]  # not even until the look
-    (known,) = registry._clusters
-    until(lambda: not known.upkeep.is_watching_any())
+    until(lambda: not the_cluster().upkeep.is_watching_any())
     assert states() == ["up", "up", "up"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from psycopg import errors
 
 import ybsmart
-from tests.api.support import close, refresh, states
+from tests.api.support import close, refresh, states, the_cluster
 from tests.api.wire import listening, refuses, silent
 from tests.servers import by_node, by_server
 from tests.support import in_threads, until
@@ -458,8 +458,7 @@ def test_a_silent_node_is_given_longer_before_its_level_is_left(own_cluster: Loc
         own_cluster.conninfo(load_balance=True, topology_keys="aws.us-west.us-west-2a"), {}
     )
     ybsmart.connect(own_cluster.conninfo(load_balance=True)).close()
-    (known,) = registry._clusters
-    source = NodeSource(known, request)
+    source = NodeSource(the_cluster(), request)
 
     trials = [source.next() for _ in range(3)]
 
