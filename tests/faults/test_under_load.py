@@ -1,6 +1,6 @@
 """Each fault while sixteen threads use a pool of twelve: what they are told, and what comes after.
 
-The same faults as in compare.py, on a pool that is quicker to find out, in this process.
+The same faults as in bench/faults.py, on a pool that is quicker to find out, in this process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The faults under load, ours beside others: a table and a picture.
 
-    python -m tests.faults.compare [--rival-python PATH] [--only NAME ...] [--fault NAME ...]
-                                   [--publish]
+    python -m bench.faults [--rival-python PATH] [--only NAME ...] [--fault NAME ...] [--publish]
 
 PATH is an interpreter with `psycopg-yugabytedb[binary]`, which takes the place of psycopg, and
 `psycopg_pool`. What was seen is kept in .benchmarks/; `--publish` writes what there is into
@@ -21,7 +20,7 @@ from pathlib import Path
 from tests.faults.client import Request
 from tests.faults.load import BY_NAME, FAULTS, Outcome, can_drop, observe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 KEPT = ROOT / ".benchmarks"
 PAGE, PICTURE = ROOT / "docs" / "failure_behaviour.md", ROOT / "docs" / "failures.svg"
 LABELS = {

@@ -5,11 +5,11 @@ environment of its own (its libpq is the system's: Debian's package libpq5):
 
     python3 -m venv /tmp/rival
     /tmp/rival/bin/pip install psycopg-yugabytedb==3.3.4.1
-    .venv/bin/python -m tests.smart.compare /tmp/rival/bin/python
+    .venv/bin/python -m bench.drivers /tmp/rival/bin/python
 
 This process has the servers (`ybsmart.testing`) and asks them where the connections are. Each
 scenario is run by a fresh process per driver, with the same parameters, which is told what to open
-and close: compare_worker.py, which needs nothing but the driver.
+and close: worker.py, which needs nothing but the driver.
 
 A third argument limits the run to the scenarios whose text contains it.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.smart.compare_scenarios import SCENARIOS, Driver, Gone
+from bench.drivers.scenarios import SCENARIOS, Driver, Gone
 
 
 def main(rival: str, only: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The scenarios of compare.py, and how they look at what a driver has done."""
+"""The scenarios that drivers are put through, and how they look at what one has done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from ybsmart.testing import LocalCluster
 
 LIMIT = 25.0  # seconds until a driver is taken to hang
-WORKER = Path(__file__).with_name("compare_worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 
 
 class Gone(Exception):

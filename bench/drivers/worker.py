@@ -1,4 +1,4 @@
-"""One driver in a process of its own, which does what it is told: see compare.py.
+"""One driver in a process of its own, which does what it is told: see scenarios.py.
 
 Needs nothing but the driver, whichever it is.
 """
