@@ -35,7 +35,7 @@ else:
                 else:
                     break
             if named or len(values) != len(fields):
-                raise TypeError(f"{cls.__name__} takes {', '.join(fields)}")
+                raise TypeError(f"bug: {cls.__name__} takes {', '.join(fields)}")
             return tuple.__new__(cls, values)
 
         def __getnewargs__(self):

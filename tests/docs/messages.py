@@ -23,7 +23,7 @@ _ERROR = re.compile(
 )
 _LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 # Not for those who use the package: what tests of the core and its own mistakes need.
-_NOT_FOR_USERS = re.compile(r"bug: |… takes …$|type '…' is not an acceptable base type")
+_NOT_FOR_USERS = re.compile(r"bug: |type '…' is not an acceptable base type")
 
 
 def templates(folder: str) -> set[str]:
