@@ -121,6 +121,7 @@ class PoolLending(PoolClosing):
                 if not fit:
                     self._retire(slot, slot._conn, cause)
             if fit:
+                slot._lent_at = monotonic()  # the look is not part of the loan
                 break
             self._uncount_request()
             slot = self._take()
@@ -205,29 +206,33 @@ class PoolLending(PoolClosing):
 
         Return what has to be opened next.
         """
-        spare: Opening = Opening()
-        slot: Slot
+        spare: Opening
+        slot: Slot = None  # type: ignore[assignment]
         following: Opening
         given_up: cython.bint
         try:
+            spare = Opening()
             slot = Slot(self._leaked, conn, self._shelf(key, label), self._max_uses, retire_at)
             conn._pool = None
             conn._ybsmart_slot = slot
+            with cython.critical_section(self):
+                # First, because the set has a section of its own, which may give way to others,
+                # and because nothing else in here can fail.
+                self._slots.add(slot)
+                given_up = opening._over
+                if not given_up:
+                    self._finish(opening)
+                    slot._lent = True
+                    slot._shelf._lent += 1
+                    self._lent += 1
+                    # After an outage a few at a time, and each success allows for more.
+                    self._connect_after = 0.0
+                    self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
         except BaseException as exc:
+            with cython.critical_section(self):
+                self._slots.discard(slot)  # added, if only the set could not grow
             self._begin(self._opening_failed(opening, exc, 0.0, True))
             raise
-        with cython.critical_section(self):
-            # First, because the set has a section of its own, which may give way to others.
-            self._slots.add(slot)
-            given_up = opening._over
-            if not given_up:
-                self._finish(opening)
-                slot._lent = True
-                slot._shelf._lent += 1
-                self._lent += 1
-                # After an outage a few at a time, and each success allows for more.
-                self._connect_after = 0.0
-                self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
         if given_up:
             slot._retired = True
             with cython.critical_section(self):

@@ -25,6 +25,27 @@ def test_a_connection_that_was_idle_for_long_is_looked_at(make_pool: MakePool, c
     assert pool.looked_at == [conn.number]
 
 
+def test_the_loan_of_a_connection_that_was_looked_at_has_a_beginning_and_counts(
+    make_pool: MakePool, clock: Any
+) -> None:
+    pool = make_pool(check_after=10)
+    (conn,) = pool.stock("a")
+    clock.now += 11
+
+    def take_time(_: object) -> None:
+        clock.now += 2
+
+    pool.scripts["is_alive"] = take_time
+    pool.getconn()
+    (slot,) = pool._list_slots()
+    assert slot.lent_at == clock.now
+
+    clock.now += 5
+    before = pool._numbers(True)["usage"]
+    pool.putconn(conn)
+    assert pool._numbers(False)["usage"] == 5 > before
+
+
 def test_idleness_begins_at_the_return(make_pool: MakePool, clock: Any) -> None:
     pool = make_pool(check_after=10)
     (conn,) = pool.grow("a")
