@@ -68,7 +68,7 @@ class PoolClosing(PoolOpenings):
     def _removed(self, slot: Slot) -> cython.bint:
         """A retired connection is closed: its place is free, for the first waiter. Whether that
         has something opened."""
-        spare: Opening = Opening()
+        spare: Opening
         following: Opening
         slot._unwatch()
         with cython.critical_section(self):
@@ -77,6 +77,8 @@ class PoolClosing(PoolOpenings):
             self._lent -= 1
             slot._shelf._lent -= 1
             self._total -= 1
+        spare = Opening()  # may fail: the place is free all the same
+        with cython.critical_section(self):
             following = self._next_opening(spare)
         self._begin(following)
         self._see_to_retry()

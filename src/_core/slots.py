@@ -197,6 +197,10 @@ class Slot:
         return self._loan
 
     @property
+    def idle(self) -> bool:
+        return not self._lent
+
+    @property
     def lent(self) -> bool:
         return self._lent and not self._retired
 

@@ -64,8 +64,9 @@ class PoolLifetime(PoolHooks):
         raise error from cause
 
     def _is_filled(self) -> bool:
-        # Those on the way from one hand to the next are neither idle nor has anybody got them.
-        there = sum(1 for slot in self._list_slots() if not slot.lent or slot.holder)
+        # Those on the way from one hand to the next, or being closed, are neither idle nor has
+        # anybody got them.
+        there = sum(1 for slot in self._list_slots() if slot.idle or slot.holder)
         return there >= self.min_size
 
     def _can_connect(self, deadline: float) -> bool:

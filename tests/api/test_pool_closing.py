@@ -68,6 +68,30 @@ def test_wait_with_connections_in_use_returns(balanced: str) -> None:
             assert (pool.total_count, pool.idle_count) == (2, 1)
 
 
+def test_a_pool_does_not_count_as_filled_by_a_connection_that_is_being_closed(
+    balanced: str,
+) -> None:
+    closing, go_on = threading.Event(), threading.Event()
+
+    class Slow(ybsmart.Connection[Any]):
+        def close(self) -> None:
+            closing.set()
+            assert go_on.wait(10)
+            super().close()
+
+    pool = ConnectionPool(balanced, connection_class=Slow, min_size=1)
+    conn = pool.getconn()
+    discarding = threading.Thread(target=pool.putconn, args=(conn,), kwargs={"discard": True})
+    discarding.start()
+    try:
+        assert closing.wait(10)
+        with pytest.raises(PoolTimeout):
+            pool.wait(0.05)
+    finally:
+        go_on.set()
+        discarding.join(10)
+
+
 def test_end_with_a_connect_under_way_serves_its_requester(balanced: str) -> None:
     connection_class = controlled()
     connection_class.gate.clear()
