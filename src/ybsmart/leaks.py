@@ -11,19 +11,10 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from types import FrameType
 from typing import Any, NamedTuple
 
 from ._core import pool as core
-
-# Modules whose frames are of no interest to who looks for a leak; and those of the core.
-_OWN = (
-    __name__,
-    "ybsmart.pool",
-    "ybsmart.pool_hooks",
-    "ybsmart.pool_lifetime",
-    "ybsmart.transactions",
-)
-_CORE = "ybsmart._core"
 
 
 class Holder(NamedTuple):
@@ -50,12 +41,14 @@ def note_place(slot: core.Slot) -> None:
     """Note where a connection is being taken: only what is needed to find the lines later, if
     anybody wants to know."""
     frames = traceback.walk_stack(sys._getframe(1))
-    users = ((f, line) for f, line in frames if not _is_own(f.f_globals.get("__name__", "")))
+    users = ((f, line) for f, line in frames if not _is_own(f))
     slot.note = traceback.StackSummary.extract(users, limit=8, lookup_lines=False)
 
 
-def _is_own(module: str) -> bool:
-    return module in _OWN or module.startswith(_CORE)
+def _is_own(frame: FrameType) -> bool:
+    """Whether it is the package's: of no interest to who looks for a leak."""
+    module: str = frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] == "ybsmart"
 
 
 def place(slot: core.Slot) -> str | None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import tuple_row
 
+import ybsmart
 from tests.api.support import Queued
 from tests.support import in_threads, until
 from ybsmart import ConnectionPool, PoolTimeout, leaks
@@ -270,6 +274,30 @@ def test_with_leak_detection_holders_and_timeouts_say_where(balanced: str) -> No
             assert "test_with_leak_detection_holders" in (holder.taken_at or "")
             with pytest.raises(PoolTimeout, match="test_with_leak_detection_holders"):
                 pool.getconn(0)
+
+
+def test_a_place_is_the_users_whatever_took_the_connection_there(balanced: str) -> None:
+    places: list[str | None] = []
+
+    def look(_: object) -> None:
+        places.append(pool.holders()[0].taken_at)
+
+    def row_factory(cursor: psycopg.Cursor[Any]) -> Any:
+        look(cursor)
+        return tuple_row(cursor)
+
+    with ConnectionPool(balanced, max_size=1, leak_detection_threshold=60) as pool:
+        conn = pool.getconn()
+        look(conn)
+        pool.putconn(conn)
+        with pool.connection() as conn:
+            look(conn)
+        pool.run_transaction(look)
+        pool.query("SELECT 1", row_factory=row_factory)
+    assert len(places) == 4
+    for place in places:
+        assert "test_a_place_is_the_users" in (place or "")
+        assert os.path.dirname(ybsmart.__file__) not in (place or "")
 
 
 # Leaks

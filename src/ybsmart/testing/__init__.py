@@ -8,7 +8,7 @@ import os
 if os.name == "nt":  # not sys.platform, or type checkers there would not know the names
     raise ImportError("LocalCluster needs Linux or macOS")
 
-from ybsmart.testing.cluster import LocalCluster
-from ybsmart.testing.node import LocalNode
+from .cluster import LocalCluster
+from .node import LocalNode
 
 __all__ = ["LocalCluster", "LocalNode"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ybsmart.testing import yb_servers
-from ybsmart.testing.places import LOOPBACK
+from . import yb_servers
+from .places import LOOPBACK
 
 DEFAULT_PLACEMENTS = (
     "aws.us-west.us-west-2a",

@@ -18,12 +18,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from ybsmart.testing import arguments, yb_servers
-from ybsmart.testing.arguments import DEFAULT_PLACEMENTS, MAX_NODES
-from ybsmart.testing.home import DATABASE, PASSWORD, USER, home
-from ybsmart.testing.node import LocalNode, new_node
-from ybsmart.testing.places import Place, Places
-from ybsmart.testing.server import PortTaken, Server, State, end_dropped
+from . import arguments, yb_servers
+from .arguments import DEFAULT_PLACEMENTS, MAX_NODES
+from .home import DATABASE, PASSWORD, USER, home
+from .node import LocalNode, new_node
+from .places import Place, Places
+from .server import PortTaken, Server, State, end_dropped
 
 if TYPE_CHECKING:
     from typing_extensions import Self

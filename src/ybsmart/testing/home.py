@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 
-from ybsmart.testing import programs, watchdog, yb_servers
+from . import programs, watchdog, yb_servers
 
 USER = PASSWORD = DATABASE = "yugabyte"
 TEMPLATE_COLUMNS = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 
-from ybsmart.testing.server import Server, State
+from .server import Server, State
 
 
 @dataclasses.dataclass(eq=False)

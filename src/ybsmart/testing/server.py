@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import psycopg
 
-from ybsmart.testing import watchdog
-from ybsmart.testing.home import DATABASE, PASSWORD, TEMPLATE_COLUMNS, USER, Home, tail
-from ybsmart.testing.places import Places
+from . import watchdog
+from .home import DATABASE, PASSWORD, TEMPLATE_COLUMNS, USER, Home, tail
+from .places import Places
 
 State = Literal["running", "paused", "stopped"]
 
