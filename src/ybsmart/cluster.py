@@ -39,6 +39,7 @@ class NodeInfo(NamedTuple):
     region: str
     zone: str
     node_type: str
+    """`"primary"` or `"read_replica"`."""
     uuid: str
     connections: int
     """Open connections of this process, those being opened included."""
@@ -47,6 +48,7 @@ class NodeInfo(NamedTuple):
     state: str
     """`"up"`, `"down"` (failed a short while ago) or `"gone"` (no longer in the cluster)."""
     last_error: str | None
+    """Why connecting to it failed last; None once it has succeeded again."""
 
     @property
     def placement(self) -> str:

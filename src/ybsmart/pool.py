@@ -320,7 +320,8 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
     # Looking after it
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the sizes, as in the constructor. Surplus connections close when returned."""
+        """Change the sizes, as in the constructor, whose errors it raises. Surplus connections
+        close when returned."""
         least, most = pool_options.sizes(min_size, max_size)
         self._set_sizes(least, most)
         self._sweep()
@@ -378,7 +379,8 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         an idle connection that broke or a connect that failed (conn is None), and `remove(conn)`.
         What listeners of `connect` and `release` execute is committed; what those of `acquire` do
         is part of the transaction that follows, or committed before a `query`. Called by the
-        thread that causes the event; exceptions are logged and go no further.
+        thread that causes the event; exceptions are logged and go no further. `ValueError` for
+        any other event, `TypeError` if `fn` cannot be called.
         """
         if fn is None:
             return lambda listener: self.on(event, listener)
@@ -387,7 +389,7 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         return fn
 
     def off(self, event: str, fn: Listener) -> None:
-        """Call `fn` no more; `ValueError` if it was not called."""
+        """Call `fn` no more at this event; `ValueError` if it was not called."""
         self._listeners.remove(event, fn)
         self._update_flags()
 

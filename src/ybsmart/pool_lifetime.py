@@ -31,7 +31,8 @@ class PoolLifetime(PoolHooks):
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Start to fill the pool up to `min_size`; `wait` for it up to `timeout` seconds.
 
-        Does nothing on an open pool; `PoolClosed` on one that was closed.
+        Does nothing on an open pool. Raises `PoolClosed` on one that was closed, and what `wait`
+        does.
         """
         if self._is_closing():
             raise pool_messages.not_again(self)

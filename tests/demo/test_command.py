@@ -107,7 +107,7 @@ def start() -> Iterator[Callable[..., Demo]]:
                 stream.close()
 
 
-# -- From beginning to end -----------------------------------------------------------------------
+# From beginning to end
 
 
 def test_plain_lines_whatever_the_environment(start: Callable[..., Demo], tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_plain_on_a_terminal(start: Callable[..., Demo]) -> None:
     assert "\x1b" not in text
 
 
-# -- Stopped -------------------------------------------------------------------------------------
+# Stopped
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_a_full_disk_ends_it(start: Callable[..., Demo]) -> None:
     assert errors == "ybsmart: cannot write the output: [Errno 28] No space left on device\n"
 
 
-# -- What it needs -------------------------------------------------------------------------------
+# What it needs
 
 
 def test_without_servers_it_says_what_to_install(
@@ -377,7 +377,7 @@ def test_a_mistake_in_the_demo_is_not_hidden(monkeypatch: pytest.MonkeyPatch) ->
         cli.main(["demo"])
 
 
-# -- Command line --------------------------------------------------------------------------------
+# Command line
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def plainly(*steps: Progress) -> str:
     return out.getvalue()
 
 
-# -- Words ----------------------------------------------------------------------------------------
+# Words
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_node_is_up_passed_over_or_killed(node: NodeState, state: str) -> None
     assert texts.state(node) == state
 
 
-# -- Plain lines ----------------------------------------------------------------------------------
+# Plain lines
 
 
 def test_a_phase_in_plain_lines() -> None:
@@ -151,7 +151,7 @@ def test_plain_lines_are_printable() -> None:
     assert all(line.isascii() and line.isprintable() for line in text.split("\n"))
 
 
-# -- On a terminal --------------------------------------------------------------------------------
+# On a terminal
 
 
 @pytest.fixture

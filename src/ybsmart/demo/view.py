@@ -149,7 +149,7 @@ def _outcome(node: NodeState) -> Text:
     return text
 
 
-# -- As a picture ------------------------------------------------------------------------------
+# As a picture
 
 
 def draw(snapshot: Snapshot, path: Path) -> None:

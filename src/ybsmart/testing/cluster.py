@@ -104,7 +104,7 @@ class LocalCluster:
             self.close()
             raise
 
-    # -- Servers -----------------------------------------------------------------------------
+    # Servers
 
     def _start_all(self, number: int) -> list[Server]:
         for tries_left in range(4, -1, -1):
@@ -189,7 +189,7 @@ class LocalCluster:
         if os.getpid() != self._owner:
             raise RuntimeError(f"the cluster belongs to process {self._owner}")
 
-    # -- For users ---------------------------------------------------------------------------
+    # For users
 
     def conninfo(self, node: LocalNode | int | None = None, **params: str | float | bool) -> str:
         """The URI of a node, the first by default; `params` become its percent-encoded query.
