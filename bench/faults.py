@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from bench import report
+from bench.measure import ROOT
 from tests.faults.client import Request
 from tests.faults.load import BY_NAME, FAULTS, Outcome, can_drop, observe
 
-ROOT = Path(__file__).parents[1]
 KEPT = ROOT / ".benchmarks"
 PAGE, PICTURE = ROOT / "docs" / "failure_behaviour.md", ROOT / "docs" / "failures.svg"
 LABELS = {
@@ -223,10 +224,7 @@ def _panel(x: int, y: int, title: str, outcome: Outcome, most: float) -> list[st
 
 
 def publish(results: Results) -> None:
-    page = PAGE.read_text()
-    before, rest = page.split("<!-- table -->", 1)
-    _, after = rest.split("<!-- end -->", 1)
-    PAGE.write_text(f"{before}<!-- table -->\n\n{table(results)}\n\n<!-- end -->{after}")
+    report.publish(f"\n{table(results)}\n\n", "table", PAGE)
     PICTURE.write_text(draw(results))
 
 

@@ -11,7 +11,7 @@ from bench.cases import CASES, LABELS, TIMES, Case, Target
 from bench.measure import Samples
 
 Results = Mapping[str, Samples]
-# What is between such marks in bench/README.md is generated.
+# What is between such marks on a page is generated.
 MARKS = ("<!-- {}: begin -->", "<!-- {}: end -->")
 
 HEADS = {

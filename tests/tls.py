@@ -16,7 +16,6 @@ from pathlib import Path
 import psycopg
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-CA = "ca"
 OPENSSL = shutil.which("openssl")
 
 

@@ -376,7 +376,8 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         """Call `fn` at each event, until `off`; a decorator when `fn` is left out.
 
         Events: `connect(conn)`, `acquire(conn)`, `release(error, conn)`, `error(error, conn)` for
-        an idle connection that broke or a connect that failed (conn is None), and `remove(conn)`.
+        an idle connection that broke or a connect that failed (conn is None), and `remove(conn)`,
+        for the reason `conn.removal_reason`.
         What listeners of `connect` and `release` execute is committed; what those of `acquire` do
         is part of the transaction that follows, or committed before a `query`. Called by the
         thread that causes the event; exceptions are logged and go no further. `ValueError` for

@@ -274,9 +274,6 @@ class Upkeep:
         outage = self._outages.get(host)
         return outage is not None and outage.mute
 
-    def is_watching_any(self) -> bool:
-        return bool(self._outages)
-
     def is_back(self, host: hosts.Host) -> None:
         """Take the node into service, and look no more."""
         # In one step, or somebody who finds it down meanwhile would have nobody watch it.

@@ -293,7 +293,8 @@ def test_odd_parameters_of_one_caller_take_no_node_from_the_others(
         ybsmart.connect(balanced, sslmode="require")
 
     assert states() == ["up", "up", "up"]  # not even until the look
-    until(lambda: not the_cluster().upkeep.is_watching_any())
+    known = the_cluster()
+    until(lambda: not any(map(known.upkeep.is_watching, known.table.hosts())))
     assert states() == ["up", "up", "up"]
 
 
