@@ -97,7 +97,7 @@ def test_what_a_server_says_is_not_printed_raw() -> None:
         ("XX000", Fault.DOUBTFUL),
     ],
 )
-def test_classes_by_sqlstate(sqlstate: str, fault: Fault) -> None:
+def test_a_sqlstate_says_whose_fault_it_is(sqlstate: str, fault: Fault) -> None:
     error = faults.failure(REFUSED + f"SCHLIMM:  {sqlstate}: so nicht\n".encode())
 
     assert error.sqlstate == sqlstate

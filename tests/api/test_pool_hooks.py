@@ -197,7 +197,9 @@ def test_a_connection_that_reset_fails_on_is_closed(
 @pytest.mark.parametrize(
     ("reset_on_return", "kept"), [("rollback", True), ("discard", False), (None, False)]
 )
-def test_reset_on_return(balanced: str, reset_on_return: str | None, kept: bool) -> None:
+def test_reset_on_return_says_what_becomes_of_a_transaction(
+    balanced: str, reset_on_return: str | None, kept: bool
+) -> None:
     with ConnectionPool(balanced, max_size=1, reset_on_return=reset_on_return) as pool:
         conn = pool.getconn()
         conn.execute("SELECT 1")

@@ -18,7 +18,7 @@ from tests.cluster.support import (
 from ybsmart.testing import LocalCluster
 
 
-def test_add_and_remove(cluster: LocalCluster) -> None:
+def test_a_node_that_is_added_is_listed_until_it_is_removed(cluster: LocalCluster) -> None:
     added = cluster.add(node_type="read_replica", public_ip="192.0.2.7")
     assert cluster.nodes[3] is added
     assert (added.host, added.port) == (f"{NET}.4", cluster.nodes[0].port)

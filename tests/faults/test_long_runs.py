@@ -61,7 +61,7 @@ on_linux = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs 
 
 @on_linux
 @pytest.mark.parametrize("cycles", also_long(8, 1000))
-def test_outages_and_recoveries(
+def test_outages_one_after_the_other_leave_nothing_behind(
     own_cluster: LocalCluster, make_pool: MakePool, capsys: pytest.CaptureFixture[str], cycles: int
 ) -> None:
     """A node is killed and started again, with somebody on it each time."""
@@ -189,14 +189,14 @@ class Trouble:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("seconds", also_long(5, 60))
-def test_everything_at_random(
+def test_after_everything_at_random_all_books_agree(
     own_cluster: LocalCluster,
     make_pool: MakePool,
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
     seconds: int,
 ) -> None:
-    """... and then the pool's books, its process's counts, the servers and the system agree."""
+    """The pool's, its process's counts, the servers' own, and what the system has."""
     pool = make_pool(timeout=5)
     fill(pool)
     before = Footprint()

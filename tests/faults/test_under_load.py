@@ -36,7 +36,9 @@ KINDS = "short transaction query retried run_transaction"
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("name", list(BY_NAME))
-def test_under_load(own_cluster: LocalCluster, make_pool: MakePool, name: str) -> None:
+def test_only_what_was_on_the_victim_fails_and_once(
+    own_cluster: LocalCluster, make_pool: MakePool, name: str
+) -> None:
     if name == "black-holed" and not load.can_drop():
         pytest.skip("needs root and nftables")
     fault = dataclasses.replace(BY_NAME[name], lasts=LASTS.get(name, 0.0))
@@ -47,7 +49,7 @@ def test_under_load(own_cluster: LocalCluster, make_pool: MakePool, name: str) -
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no signal stops a process here")
-def test_under_load_behind_a_proxy_that_stalls(
+def test_the_same_behind_a_proxy_that_stalls(
     own_cluster: LocalCluster, make_pool: MakePool
 ) -> None:
     """As near to a black hole as it gets where nothing may be dropped."""

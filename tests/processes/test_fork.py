@@ -359,7 +359,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_of_multiprocessing(
+def test_multiprocessing_has_a_pool_for_each_process(
     url: str, sessions: Callable[[], int], tmp_path: Path, method: str
 ) -> None:
     script = tmp_path / "script.py"

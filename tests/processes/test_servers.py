@@ -123,7 +123,7 @@ WORKERS = [
 
 
 @pytest.mark.parametrize(("kind", "preload"), WORKERS)
-def test_gunicorn(
+def test_each_gunicorn_worker_has_its_own_sessions(
     serve: Callable[..., Server],
     folder: Path,
     sessions: Callable[[], int],
@@ -179,7 +179,9 @@ def children(pid: int) -> list[int]:
     return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_waitress(serve: Callable[..., Server], folder: Path, sessions: Callable[[], int]) -> None:
+def test_threads_of_waitress_share_a_pool_that_ends_with_them(
+    serve: Callable[..., Server], folder: Path, sessions: Callable[[], int]
+) -> None:
     pytest.importorskip("waitress")
     (folder / "serve.py").write_text(
         "import sys, waitress, ybsmart, application\n"
@@ -224,7 +226,7 @@ HOOKS = ["--py-call-uwsgi-fork-hooks"]
         "lazy-apps, threads",
     ],
 )
-def test_uwsgi(
+def test_each_uwsgi_worker_has_its_own_sessions(
     serve: Callable[..., Server],
     folder: Path,
     sessions: Callable[[], int],
