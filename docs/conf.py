@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sphinx.util.logging import getLogger
+
 import ybsmart
 
 DOCS = Path(__file__).parent
@@ -64,5 +66,16 @@ def lists_of_parameters(
     lines[:] = result
 
 
+def everything_is_explained(
+    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """What Python itself says of named tuples explains nothing. A member without any other
+    docstring is a warning; of a class, its constructor may go without."""
+    lines[:] = [line for line in lines if not re.match("Create new instance|Alias for field", line)]
+    if what not in ("class", "exception") and not "".join(lines):
+        getLogger(__name__).warning("%s has no docstring", name)
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", everything_is_explained)
     app.connect("autodoc-process-docstring", lists_of_parameters)

@@ -33,31 +33,38 @@ class NodeInfo(NamedTuple):
     """A node and its load, at the moment it was asked for."""
 
     host: str
+    """The address or name by which the cluster lists it."""
     port: int
+    """The port by which the cluster lists it."""
     public_ip: str
+    """Its public address or name; empty if it has none."""
     cloud: str
+    """Where it is: the cloud of its `placement`."""
     region: str
+    """Where it is: the region of its `placement`."""
     zone: str
+    """Where it is: the zone of its `placement`."""
     node_type: str
     """`"primary"` or `"read_replica"`."""
     uuid: str
+    """By which the cluster identifies it; empty if its servers do not say."""
     connections: int
-    """Open connections of this process, those being opened included."""
+    """Open connections of this process, including those being opened."""
     in_use: int
-    """Those of them that are checked out of pools."""
+    """How many of them are lent by pools."""
     state: str
     """`"up"`, `"down"` (failed a short while ago) or `"gone"` (no longer in the cluster)."""
     last_error: str | None
-    """Why connecting to it failed last; None once it has succeeded again."""
+    """Why the last attempt to connect to it failed; None if it succeeded."""
 
     @property
     def placement(self) -> str:
-        """`cloud.region.zone`"""
+        """`cloud.region.zone`, as in `topology_keys`."""
         return f"{self.cloud}.{self.region}.{self.zone}"
 
     @property
     def address(self) -> str:
-        """`host:port`"""
+        """`host:port`, as in `connection_counts`."""
         return host_port(self.host, self.port)
 
 
@@ -65,11 +72,13 @@ class ClusterInfo(NamedTuple):
     """A cluster, at the moment it was asked for."""
 
     universe_uuid: str | None
+    """By which the cluster identifies itself; None if its servers do not say."""
     nodes: tuple[NodeInfo, ...]
+    """Its nodes, and those that have left it while connections to them were open."""
     refreshed_at: float | None
-    """Seconds since the epoch of the last answer that listed nodes; None before the first."""
+    """When the list of nodes was last refreshed, in seconds since the epoch; None before that."""
     refreshes: int
-    """How many there have been."""
+    """How often it has been."""
 
 
 class Cluster:

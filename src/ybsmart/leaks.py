@@ -18,16 +18,18 @@ from ._core import pool as core
 
 
 class Holder(NamedTuple):
-    """Who has a connection: for `holders()` and messages."""
+    """Who holds a connection of a pool."""
 
     thread: str
+    """Name of the thread that took it."""
     thread_id: int
+    """That thread's `ident`."""
     age: float
     """Seconds since it was lent."""
     node: str
-    """`host:port`, empty where that is not known."""
+    """`host:port`; empty if that is not known."""
     taken_at: str | None
-    """The lines that lead to where it was taken; only with leak detection."""
+    """The lines of code that took it; None without leak detection."""
 
 
 class _Reported:

@@ -22,9 +22,10 @@ _SHORT = 100
 
 
 class Result(Generic[R]):
-    """The outcome of one statement. Iterating and `len()` are those of `rows`."""
+    """The outcome of one statement. Iterating over it, and `len()`, apply to `rows`."""
 
     rows: list[R]
+    """All rows; empty if the statement returns none."""
     rowcount: int
     """Rows returned or affected; -1 if the statement has no such number."""
 
@@ -57,7 +58,7 @@ class Result(Generic[R]):
 
     @property
     def statusmessage(self) -> str | None:
-        """What the server says was done, as "SELECT 3"."""
+        """What the server reports as done, such as "SELECT 3"."""
         self._read_answer()
         return self._statusmessage
 

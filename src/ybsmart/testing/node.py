@@ -10,33 +10,44 @@ from .server import Server, State
 
 @dataclasses.dataclass(eq=False)
 class LocalNode:
-    """One server of a `LocalCluster`. Read it; changes go through the cluster's methods.
+    """One server of a `LocalCluster`. Only for reading: the cluster's methods change it.
 
-    `host` and `port` are where the server listens. `advertised_host`, `advertised_port`,
-    `placement`, `node_type` and `public_ip` are what `yb_servers()` says, if `listed`. Thread-safe.
+    Thread-safe.
     """
 
     host: str
+    """Where the server listens."""
     port: int
+    """Where the server listens."""
     placement: str
+    """`cloud.region.zone`, as `yb_servers()` says."""
     node_type: str
+    """`"primary"` or `"read_replica"`, as `yb_servers()` says."""
     public_ip: str
+    """As `yb_servers()` says; may be empty."""
     uuid: str
+    """As `yb_servers()` says."""
     advertised_host: str
+    """The address or name that `yb_servers()` says, `host` by default."""
     advertised_port: int
+    """The port that `yb_servers()` says, `port` by default."""
     listed: bool = True
+    """Whether `yb_servers()` lists the node."""
     _server: Server = dataclasses.field(repr=False, kw_only=True)
 
     @property
     def cloud(self) -> str:
+        """The first part of `placement`."""
         return self.placement.split(".")[0]
 
     @property
     def region(self) -> str:
+        """The second part of `placement`."""
         return self.placement.split(".")[1]
 
     @property
     def zone(self) -> str:
+        """The third part of `placement`."""
         return self.placement.split(".")[2]
 
     @property
