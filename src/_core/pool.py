@@ -87,20 +87,20 @@ class PoolCore(PoolLoans):
         self._process = which_process()  # last: whoever sees it finds the rest done
 
     def getconn(self, timeout: float | None = None) -> Any:
-        """Lend a connection; return it with `putconn`, once.
+        """Get a connection, to be returned with `putconn`, once.
 
-        timeout: seconds in all, None for the pool's own, 0 for one that is idle now. Raises
-        `PoolTimeout`, `PoolDeadlock`, `TooManyRequests`, `PoolClosed`, or what connecting raised.
-        Safe for any number of threads.
+        timeout: seconds to wait in all; None takes the pool's `timeout`, 0 only an idle connection.
+        Raises `PoolTimeout`, `PoolDeadlock`, `TooManyRequests`, `PoolClosed`, or the error of a
+        failed connect. Safe for any number of threads.
         """
         return self._borrow(timeout)
 
     def putconn(self, conn: Any, *, discard: bool = False) -> None:
-        """Take back a connection of this pool; `discard` closes it.
+        """Return a connection to this pool; with `discard`, close it.
 
-        Raises `DoubleRelease` if it is not on loan from here, `TypeError` if it is no connection,
-        and nothing changes. Any thread may return what `getconn` lent; what a block was lent, only
-        the block returns.
+        Raises `DoubleRelease` if it is not on loan from this pool, and `TypeError` if it is not a
+        connection; then nothing changes. Any thread may return a connection from `getconn`; one
+        that was lent to a block is returned by the block only.
         """
         slot: Slot = self._slot_of(conn)
         if self._claim(slot, conn, 0):
@@ -114,8 +114,8 @@ class PoolCore(PoolLoans):
             self._report()
 
     def connection(self, timeout: float | None = None) -> Checkout:
-        """A block around one connection: commits at its end, rolls back after an exception, and
-        returns it. Arguments and errors as of `getconn`."""
+        """A `with` block that gets a connection, commits at the end or rolls back after an
+        exception, and returns it. Arguments and errors are those of `getconn`."""
         return Checkout(self, timeout, True)
 
     def _check_invariants(self) -> None:

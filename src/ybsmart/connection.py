@@ -108,19 +108,19 @@ class Connection(_OnNode, psycopg.Connection[Row]):
     ) -> Any:
         """Connect and return a new connection.
 
-        As `psycopg.Connection.connect`, with the properties `load_balance`, `topology_keys`,
-        `yb_servers_refresh_interval` (seconds), `fallback_to_topology_keys_only`,
+        Takes the arguments of `psycopg.Connection.connect` and the properties `load_balance`,
+        `topology_keys`, `yb_servers_refresh_interval` (seconds), `fallback_to_topology_keys_only`,
         `failed_host_reconnect_delay_secs` and `address_map`, in the conninfo, as keyword arguments
-        or from the environment. Which node is chosen follows the tables of YugabyteDB's
-        smart-driver documentation ("Order of node selection"). Without load balancing it is
-        psycopg's own, with the conninfo as given.
+        or from the environment. The node is chosen as YugabyteDB's smart-driver documentation says
+        ("Order of node selection"). Without load balancing this is psycopg's own `connect`, with
+        the conninfo as given.
 
-        `connect_timeout` (seconds; as in libpq 2 at least, and 130 without) is for the whole: a
-        node that is silent for a quarter of a second does not hold up the next one.
+        `connect_timeout` (seconds; at least 2 as in libpq, and 130 by default) covers the whole
+        attempt: a node that is silent for a quarter of a second does not hold up the next one.
 
-        Raises `ybsmart.InvalidProperty` before any traffic; psycopg's own error when the caller is
-        at fault (wrong password, unknown database), with its `sqlstate`;
-        `psycopg.OperationalError` with one reason per node when no node can be connected to. Safe
+        Raises `ybsmart.InvalidProperty` before any network traffic; psycopg's own error, with its
+        `sqlstate`, when the caller is at fault (wrong password, unknown database); and
+        `ybsmart.Unreachable`, with a reason for each node, when no node can be connected to. Safe
         to call from any number of threads.
         """
         request = request_of(conninfo, kwargs)
@@ -153,7 +153,7 @@ class Connection(_OnNode, psycopg.Connection[Row]):
         return conn
 
     def close(self) -> None:
-        """Close the connection; it counts for its node no more.
+        """Close the connection, which then no longer counts for its node.
 
         A connection of a pool with `close_returns` is returned instead.
         """
@@ -170,7 +170,7 @@ class Connection(_OnNode, psycopg.Connection[Row]):
 class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
     """`psycopg.AsyncConnection`, connected through the whole cluster as `Connection` is.
 
-    Shares clusters and counts with it, and with connections on other event loops.
+    It shares clusters and counts with `Connection`, and with connections on other event loops.
     """
 
     __module__ = "ybsmart"
@@ -215,10 +215,11 @@ class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
         cursor_factory: type[psycopg.AsyncCursor[Any]] | None = None,
         **kwargs: ConnParam,
     ) -> Any:
-        """Connect and return a new connection: arguments and errors as of `Connection.connect`.
+        """Connect and return a new connection. Arguments and errors are those of
+        `Connection.connect`.
 
-        Never blocks the event loop; any number of loops may connect at the same time. Cancelling
-        it at any point ends what it has begun and gives its place back.
+        Never blocks the event loop; any number of loops may connect at the same time. It may be
+        cancelled at any point, and then leaves nothing behind.
         """
         request = request_of(conninfo, kwargs)
         options: dict[str, Any] = {
@@ -250,7 +251,7 @@ class AsyncConnection(_OnNode, psycopg.AsyncConnection[Row]):
         return conn
 
     async def close(self) -> None:
-        """Close the connection; it counts for its node no more."""
+        """Close the connection, which then no longer counts for its node."""
         try:
             await super().close()
         finally:

@@ -9,11 +9,13 @@ import psycopg
 
 
 class InvalidProperty(psycopg.ProgrammingError, ValueError):
-    """A connection property is unknown or its value is not allowed. Raised before any traffic."""
+    """A connection property has a value that is not allowed, or the conninfo is malformed. Raised
+    before any network traffic."""
 
 
 class DoubleRelease(psycopg.ProgrammingError, ValueError):
-    """The connection is not on loan from this pool: foreign, or returned before."""
+    """The connection is not on loan from this pool: it comes from elsewhere, was returned before,
+    or belongs to a block, which returns it itself."""
 
 
 InvalidProperty.__module__ = DoubleRelease.__module__ = "ybsmart"

@@ -63,11 +63,11 @@ _pool_numbers = itertools.count(1)
 
 
 class ConnectionPool(PoolLifetime, Generic[CT]):
-    """Lends connections, up to a number, to whoever comes first.
+    """Keeps up to `max_size` connections open and lends them, first come, first served.
 
-    Nothing is opened before it is asked for, but for `min_size`. Requests are served in the order
-    of their arrival, a returned or a new connection going straight to the one that has waited
-    longest. Of the nodes with an idle connection, the one with the fewest in use lends the next.
+    Apart from `min_size`, connections are opened only when they are needed. A returned or new
+    connection goes straight to the request that has waited longest. Of the nodes with an idle
+    connection, the next one lent is on the node with the fewest in use.
 
     Safe to use from any number of threads, and from greenlets after gevent's `patch_all()`.
     """
@@ -108,48 +108,51 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         leak_detection_threshold: float = 0.0,
         close_returns: bool = False,
     ) -> None:
-        """Make a pool; it connects when it is first used, or at once for `min_size` if `open`.
+        """Create a pool. It connects when it is first used; with `open=True`, fills up at once.
 
-        conninfo, kwargs: given to `connection_class.connect`, load balancing as described there;
-            a callable is asked before each connect, for credentials that rotate.
-        min_size, max_size: connections kept open, and at most, those being opened or closed
-            included. A maximum of None means fixed at `min_size`, or 10 without one.
-        timeout: seconds a request may take in all: in the queue, connecting, in hooks. None is
-            for ever, 0 means only if a connection is at hand.
+        conninfo, kwargs: the arguments of `connection_class.connect`, which include load balancing.
+            A callable is called before each connect, for credentials that change.
+        min_size, max_size: how many connections are kept open, and how many there may be, including
+            those being opened or closed. If `max_size` is None it is `min_size`, or 10 without one.
+        timeout: seconds that a request may take in all: in the queue, connecting, in hooks. None
+            means for ever; 0 takes a connection only if one is idle.
         connect_timeout: seconds for one attempt to connect (libpq takes whole seconds, at least
-            2); None leaves it to the conninfo, which wins in any case.
-        max_idle: seconds after which an idle connection above `min_size` is closed; 0 or None
-            for never.
-        max_lifetime: seconds a connection lives, less up to a tenth, at random; 0 or None for ever.
-        max_uses: loans after which a connection is closed.
-        max_waiting: requests that may wait; more raise `TooManyRequests`. 0 is no limit.
-        max_connecting: connections opened at a time, 3 by default; also called num_workers.
-        lifo: whether the connection returned last is lent first, among those of one node.
-        max_per_node: connections to one node at most, those being opened included; when all nodes
-            have that many, it is as if `max_size` were reached. With load balancing only.
-        rebalance: whether surplus idle connections are closed, a few per second, and reopened on
-            nodes that join, come back or are preferred; lent ones only once they are returned.
-        open: True fills up to `min_size` now; False refuses requests until `open` is called; None
-            fills up with the first request.
+            2). A `connect_timeout` in the conninfo has precedence; None leaves it to that.
+        max_idle: seconds after which an idle connection above `min_size` is closed; 0 or None:
+            never.
+        max_lifetime: seconds after which a connection is closed, less up to a tenth at random; 0 or
+            None: never.
+        max_uses: loans after which a connection is closed; None: no limit.
+        max_waiting: how many requests may wait; more raise `TooManyRequests`. 0: no limit.
+        max_connecting: how many connections are opened at a time, 3 by default; also called
+            `num_workers`.
+        lifo: whether, of the idle connections to a node, the one returned last is lent first.
+        max_per_node: how many connections there may be to one node, including those being opened.
+            When all nodes have as many, it is as if `max_size` were reached. Only with load
+            balancing.
+        rebalance: whether surplus connections are moved, a few per second, to nodes that join, come
+            back or are preferred; lent ones only once they are returned.
+        open: True fills the pool up to `min_size` now; False refuses requests until `open` is
+            called; None fills it with the first request.
         configure: called with each new connection; check: with each before it is lent; reset: with
-            each that is returned. A connection is closed when its hook raises or leaves a
-            transaction open.
+            each that is returned. If a hook raises, or leaves a transaction open, the connection is
+            closed.
         check_after: seconds after which an idle connection's socket is looked at before it is
             lent. This takes no round trip.
-        reset_on_return: "rollback" ends what a connection is returned in the middle of, "discard"
-            closes such a connection, None leaves it to `reset`.
-        discard_on_query_error: close the connection after any error in `query`.
-        fail_fast: whether a failed connect is raised to the request it was made for; if not, it is
-            tried again until the request's timeout.
+        reset_on_return: "rollback" ends a transaction that is open when a connection is returned,
+            "discard" closes the connection instead, None leaves it to `reset`.
+        discard_on_query_error: whether any error in `query` closes the connection.
+        fail_fast: whether the error of a failed connect is raised in the request that it was for;
+            if not, the pool tries again until the request's timeout.
         reconnect_timeout: seconds of failing to keep `min_size` open after which
             `reconnect_failed(pool)` is called, and nothing is tried until the next request.
-        leak_detection_threshold: seconds after which a connection in use is reported as leaked,
-            with the place where it was taken; 0 for never.
+        leak_detection_threshold: seconds after which a lent connection is reported as leaked, with
+            the place where it was taken; 0: never.
         close_returns: whether `conn.close()` returns a connection instead of closing it.
         name: for messages; `pool-N` by default.
 
-        Raises `TypeError` or `ValueError` that names the parameter, and psycopg's
-        `ProgrammingError` for a malformed conninfo.
+        Raises `TypeError` or `ValueError`, naming the parameter, and psycopg's `ProgrammingError`
+        for a malformed conninfo.
         """
         least, most = pool_options.sizes(min_size, max_size)
         if num_workers is not None:
@@ -268,11 +271,11 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         timeout: float | None = None,
         retry: bool = False,
     ) -> Result[Any]:
-        """Execute one statement, in autocommit, and return all of its result.
+        """Execute one statement, in autocommit, and return its whole result.
 
-        timeout: seconds, for getting a connection. retry: whether it may be executed again, on
-        another connection, when the first one breaks; for statements that may be repeated.
-        Raises what executing it raises; the connection is kept for others if it is healthy.
+        timeout: seconds for getting a connection. retry: whether the statement may be executed
+        again on another connection if the first one breaks; for statements that may be repeated.
+        Raises the error of the statement; the connection is kept if it is healthy.
         """
         if not isinstance(query, str):
             statements.must_be_query(query)
@@ -301,9 +304,9 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
     ) -> T:
         """Run `fn(conn)` in a transaction, commit, and return what it returned.
 
-        It is run again from the beginning, up to `max_retries` times, when the server answers with
-        SQLSTATE 40001 or 40P01, in the body or at the COMMIT; after that, the last error is
-        raised, as any other is at once. timeout: seconds, for getting a connection each time.
+        If the server answers with SQLSTATE 40001 or 40P01, in the body or at the COMMIT, `fn` is
+        run again from the beginning, up to `max_retries` times, before the last error is raised.
+        Any other error is raised at once. timeout: seconds for getting a connection each time.
         """
         if not callable(fn):
             raise TypeError(f"fn: expected a callable, not {type(fn).__name__}")
@@ -320,8 +323,8 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
     # Looking after it
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the sizes, as in the constructor, whose errors it raises. Surplus connections
-        close when returned."""
+        """Change the sizes; arguments and errors are those of the constructor. Surplus connections
+        are closed, the lent ones when they are returned."""
         least, most = pool_options.sizes(min_size, max_size)
         self._set_sizes(least, most)
         self._sweep()
@@ -330,21 +333,21 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
             sweeper.watch(self)
 
     def check(self) -> None:
-        """Try every idle connection with a round trip; close those that fail."""
+        """Check every idle connection with a round trip, and close those that fail."""
         self._inspect(True)
         self._sweep()
         if self.min_size and not self.closed:
             self._refill(True)  # tried anew, if it had been given up
 
     def drain(self) -> None:
-        """Close all connections that there are now, the lent ones when they are returned."""
+        """Close all present connections, the lent ones when they are returned."""
         self._evict(None, "drain")
 
     def evict(self, node: NodeInfo | str | None = None) -> None:
         """Close all connections of one node, the lent ones when they are returned.
 
-        node: a `NodeInfo` or `"host:port"`; None for all nodes. `ValueError` if the pool knows no
-        such node.
+        node: a `NodeInfo` or `"host:port"`; None means all nodes. `ValueError` if the pool does not
+        know the node.
         """
         if node is None:
             self._evict(None, "evict")
@@ -373,15 +376,15 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
     @overload
     def on(self, event: str, fn: None = None) -> Callable[[FA], FA]: ...
     def on(self, event: str, fn: Listener | None = None) -> Any:
-        """Call `fn` at each event, until `off`; a decorator when `fn` is left out.
+        """Call `fn` at each such event, until `off`. Without `fn`, this is a decorator.
 
         Events: `connect(conn)`, `acquire(conn)`, `release(error, conn)`, `error(error, conn)` for
         an idle connection that broke or a connect that failed (conn is None), and `remove(conn)`,
         for the reason `conn.removal_reason`.
-        What listeners of `connect` and `release` execute is committed; what those of `acquire` do
-        is part of the transaction that follows, or committed before a `query`. Called by the
-        thread that causes the event; exceptions are logged and go no further. `ValueError` for
-        any other event, `TypeError` if `fn` cannot be called.
+        Statements of `connect` and `release` listeners are committed; those of `acquire` listeners
+        are part of the transaction that follows, or are committed before a `query`. Listeners are
+        called in the thread that causes the event; their exceptions are logged and go no further.
+        `ValueError` for any other event, `TypeError` if `fn` cannot be called.
         """
         if fn is None:
             return lambda listener: self.on(event, listener)
@@ -390,21 +393,21 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         return fn
 
     def off(self, event: str, fn: Listener) -> None:
-        """Call `fn` no more at this event; `ValueError` if it was not called."""
+        """Stop calling `fn` at this event; `ValueError` if it was not being called."""
         self._listeners.remove(event, fn)
         self._update_flags()
 
     # Reports
 
     def get_stats(self) -> dict[str, Any]:
-        """The pool's numbers: psycopg_pool's keys and units, and more.
+        """The pool's statistics: those of psycopg_pool, with its keys and units, and more.
 
-        Percentiles are upper bounds to the next power of two of a microsecond.
+        Percentiles are rounded up to the next power of two in microseconds.
         """
         return self._get_stats(reset=False)
 
     def pop_stats(self) -> dict[str, Any]:
-        """As `get_stats`, and all counters begin at zero again."""
+        """Return the same as `get_stats`, and set all counters back to zero."""
         return self._get_stats(reset=True)
 
     def _get_stats(self, reset: bool) -> dict[str, Any]:

@@ -25,7 +25,7 @@ else:
 
 
 class PoolError(psycopg.OperationalError):
-    """Base of what can go wrong with a pool."""
+    """Base class of the pool's errors."""
 
 
 class PoolTimeout(PoolError, _PoolTimeout):
@@ -33,17 +33,17 @@ class PoolTimeout(PoolError, _PoolTimeout):
 
 
 class PoolClosed(PoolError, _PoolClosed):
-    """The pool is closed, or closing, and lends no more."""
+    """The pool lends no connections: it is closed or closing, or not open yet."""
 
 
 class TooManyRequests(PoolError, _TooManyRequests):
-    """As many requests as may wait (`max_waiting`) are waiting."""
+    """The queue is full: `max_waiting` requests are waiting already."""
 
 
 class PoolDeadlock(PoolTimeout):
     """Every connection is held by a thread that itself waits for another one.
 
-    A `PoolTimeout` that need not be waited for.
+    A `PoolTimeout` that is raised at once, because waiting would not help.
     """
 
 

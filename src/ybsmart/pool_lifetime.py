@@ -29,10 +29,10 @@ class PoolLifetime(PoolHooks):
     """What users call at the beginning and at the end; the rest is in `ConnectionPool`."""
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Start to fill the pool up to `min_size`; `wait` for it up to `timeout` seconds.
+        """Start filling the pool up to `min_size`; with `wait`, wait until it is filled.
 
-        Does nothing on an open pool. Raises `PoolClosed` on one that was closed, and what `wait`
-        does.
+        timeout: seconds to wait. Does nothing on an open pool. Raises `PoolClosed` if the pool was
+        closed, and the errors of `wait`.
         """
         if self._is_closing():
             raise pool_messages.not_again(self)
@@ -44,9 +44,9 @@ class PoolLifetime(PoolHooks):
             self.wait(timeout)
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Wait until `min_size` connections are open or, without a minimum, until one can be.
+        """Wait until `min_size` connections are open or, without a minimum, until one is.
 
-        Raises `PoolTimeout` after `timeout` seconds, and closes the pool.
+        After `timeout` seconds, closes the pool and raises `PoolTimeout`.
         """
         if self.closed:
             raise self._closed_error()
@@ -90,7 +90,8 @@ class PoolLifetime(PoolHooks):
             return self._progress.wait_for(condition, timeout)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Close now: whoever waits gets `PoolClosed`; lent connections close when returned.
+        """Close the pool now. Requests in the queue get `PoolClosed`; lent connections are closed
+        when they are returned.
 
         Waits up to `timeout` seconds for connections that are being opened. Does nothing on a
         closed pool.
@@ -104,11 +105,12 @@ class PoolLifetime(PoolHooks):
             self._wait_until(lambda: self.connecting_count == 0, timeout)
 
     def end(self, timeout: float | None = None) -> None:
-        """Lend to newcomers no more, serve those who wait, and return when all is closed.
+        """Accept no new requests, serve those in the queue, and return when all connections are
+        closed.
 
-        Raises `PoolClosed` on a closed pool and, after `timeout` seconds (None: never),
-        `PoolTimeout` with the holders if connections are still in use; these close when they are
-        returned.
+        Raises `PoolClosed` on a closed pool. If connections are still in use after `timeout`
+        seconds (None: no limit), raises `PoolTimeout`, which names the holders; those connections
+        are closed when they are returned.
         """
         if timeout is not None:
             pool_options.seconds("timeout", timeout)

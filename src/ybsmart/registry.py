@@ -228,12 +228,11 @@ def clusters() -> tuple[ClusterInfo, ...]:
 
 
 def connection_counts(conninfo: str | None = None, **kwargs: Any) -> dict[str, int]:
-    """Open connections of this process by `"host:port"`: of all clusters, or of one.
+    """How many connections this process has open, by `"host:port"`: in all clusters, or in one.
 
-    Nodes without any are there with 0, as long as their cluster lists them. A conninfo that nobody
-    has connected with gives an empty dictionary; the network is not asked. Raises
-    `InvalidProperty`, and psycopg's `ProgrammingError` for a malformed conninfo. Safe for any
-    number of threads.
+    Nodes without any are included with 0, as long as their cluster lists them. A conninfo that has
+    not been connected with gives an empty dictionary; nothing is sent. Raises `InvalidProperty`,
+    and psycopg's `ProgrammingError` for a malformed conninfo. Safe for any number of threads.
     """
     forks.notice()
     with _lock:

@@ -35,9 +35,9 @@ _GRACE = 1.0  # seconds more than the time-outs, for a thread that is held up
 def close_on_sigterm(*pools: ConnectionPool[Any], timeout: float = 10) -> None:
     """On SIGTERM, `end` the pools, and then do what SIGTERM did before.
 
-    Requests in the queue are served, new ones get `PoolClosed`, and whoever has a connection may
-    go on for `timeout` seconds. Then the handler that was there before is called; where there was
-    none, the signal ends the process, with the exit status that it has without this function.
+    Requests in the queue are served, new ones get `PoolClosed`, and whoever holds a connection may
+    go on for `timeout` seconds. Then the previous handler is called; if there was none, the signal
+    ends the process, with the usual exit status.
 
     To be called in the main thread (`RuntimeError` elsewhere), after others have installed their
     handlers. Further calls add pools, or change their timeout. Pools are referred to weakly.

