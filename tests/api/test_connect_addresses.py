@@ -13,9 +13,9 @@ import pytest
 import ybsmart
 from tests import tls
 from tests.api.support import close, refresh, states, the_cluster
-from tests.api.wire import Forwarder, listening, silent
 from tests.servers import by_node, by_server
 from tests.support import until
+from tests.wire import Forwarder, listening, silent
 from ybsmart import registry
 from ybsmart.addresses import AddressMap, parse_address_map, public_or_private
 from ybsmart.candidates import describe

@@ -16,9 +16,9 @@ from psycopg import errors
 
 import ybsmart
 from tests.api.support import states
-from tests.api.wire import hangs_up, listening, silent
 from tests.servers import by_node, by_server
 from tests.support import in_threads, until
+from tests.wire import hangs_up, listening, silent
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 

@@ -16,9 +16,9 @@ from psycopg.conninfo import make_conninfo
 
 import ybsmart
 from tests.api.support import close, refresh
-from tests.api.wire import Forwarder
 from tests.servers import by_node, by_server
 from tests.support import in_threads, until
+from tests.wire import Forwarder
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 

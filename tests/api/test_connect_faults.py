@@ -12,9 +12,9 @@ from psycopg import errors
 
 import ybsmart
 from tests.api.support import states, the_cluster
-from tests.api.wire import Listener, hangs_up, listening, refuses
 from tests.servers import by_node
 from tests.support import in_threads, until
+from tests.wire import Listener, hangs_up, listening, refuses
 from ybsmart import faults, libpq, registry
 from ybsmart.faults import Fault
 from ybsmart.testing import LocalCluster

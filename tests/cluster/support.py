@@ -5,7 +5,6 @@ Processes, folders and memory segments are looked for by means other than the co
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -21,6 +20,7 @@ import psycopg.rows
 import pytest
 
 import ybsmart
+from tests.programs import live_processes
 from tests.support import until
 from ybsmart.testing import LocalNode
 
@@ -47,30 +47,14 @@ def refused(node: LocalNode) -> bool:
         return probe.connect_ex((node.host, node.port)) != 0
 
 
-def parents() -> dict[int, int]:
-    """The parent of every live process, by another road than the code under test."""
-    found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if state not in "ZX":
-                found[int(stat.parent.name)] = int(parent)
-    return found
-
-
 def family(pid: int | None) -> set[int]:
     """The live process and its children."""
-    return {child for child, parent in parents().items() if pid in (child, parent)}
+    return {child for child, (parent, _) in live_processes().items() if pid in (child, parent)}
 
 
 def mentioning(text: str) -> list[int]:
     """The live processes with this text in their command line or title."""
-    found = []
-    for pid in parents():
-        with contextlib.suppress(OSError):
-            if text.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    return [pid for pid, (_, line) in live_processes().items() if text in line]
 
 
 def segments() -> set[str]:
@@ -145,7 +129,7 @@ def read(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def assert_gone(told: dict[str, Any]) -> None:
-    until(lambda: not set(told["pids"]) & set(parents()))
+    until(lambda: not set(told["pids"]) & set(live_processes()))
     until(lambda: not any(map(os.path.exists, told["folders"])))
     assert told["segments"]
     assert not set(told["segments"]) & segments()

@@ -20,9 +20,9 @@ from tests.cluster.support import (
     family,
     linux_only,
     mentioning,
-    parents,
     refused,
 )
+from tests.programs import live_processes
 from tests.support import until
 from ybsmart.testing import LocalCluster
 
@@ -35,7 +35,7 @@ def test_kill_leaves_no_process_and_refuses(cluster: LocalCluster) -> None:
     before = family(node.pid)
     assert len(before) > 5
     cluster.kill(node)
-    assert not before & set(parents())
+    assert not before & set(live_processes())
     assert refused(node)
     assert (node.state, node.pid) == ("stopped", None)
     cluster.kill(node)
@@ -127,7 +127,7 @@ def test_every_process_of_a_paused_node_is_stopped_and_can_be_killed(cluster: Lo
         for pid in processes:
             assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
         cluster.kill(node)
-        assert not processes & set(parents())
+        assert not processes & set(live_processes())
         assert refused(node)
     for call in (cluster.pause, cluster.resume):
         with pytest.raises(RuntimeError, match="is stopped"):

@@ -23,13 +23,13 @@ from tests.cluster.support import (
     family,
     linux_only,
     mentioning,
-    parents,
     read,
     refused,
     segments,
     segments_of,
     spawn,
 )
+from tests.programs import live_processes
 from tests.support import until
 from ybsmart.testing import LocalCluster
 from ybsmart.testing import server as server_module
@@ -47,7 +47,7 @@ def test_nothing_is_left_after_close() -> None:
     cluster.kill(0)
     cluster.pause(1)
     cluster.close()
-    assert not everything & set(parents())
+    assert not everything & set(live_processes())
     assert not folder.exists()
     assert not ours & segments()
     assert all(refused(node) for node in cluster.nodes)
@@ -72,7 +72,7 @@ def test_the_last_reference_closes() -> None:
     everything, folder = family(cluster.nodes[0].pid), Path(cluster._folder)
     del cluster
     gc.collect()
-    assert not everything & set(parents())
+    assert not everything & set(live_processes())
     assert not folder.exists()
 
 
@@ -99,7 +99,7 @@ def test_nothing_is_left_after_an_error_in_the_constructor(
     with pytest.raises(error, match="half-way") as kept:
         LocalCluster()
     assert len(started) >= 8
-    assert not started & set(parents())
+    assert not started & set(live_processes())
     assert family(os.getpid()) == before
     assert set(os.listdir(home().folder)) == folders
     assert len(ours) == 2
@@ -128,7 +128,7 @@ def test_nothing_is_left_after_exit_without_close(last: str, status: int) -> Non
     assert process.returncode == status, errors
     assert "Warning" not in errors
     assert "Error" not in errors.replace("ValueError", "", 2)
-    assert not set(told["pids"]) & set(parents())
+    assert not set(told["pids"]) & set(live_processes())
     assert not any(map(os.path.exists, told["folders"]))
     assert told["segments"]
     assert not set(told["segments"]) & segments()
@@ -148,7 +148,7 @@ def test_nothing_is_left_after_sigkill_of_the_owner(before: str) -> None:
     told = read(process)
     assert process.stdout is not None
     process.stdout.readline()
-    assert told["pids"][-1] in parents()
+    assert told["pids"][-1] in live_processes()
     process.kill()
     process.communicate(timeout=60)
     assert_gone(told)
@@ -175,7 +175,7 @@ def test_sigkill_of_the_owner_is_noticed_though_its_forked_child_lives_on() -> N
         process.kill()
         process.wait(10)
         assert_gone(told)
-        assert child in parents()
+        assert child in live_processes()
     finally:
         os.kill(child, signal.SIGKILL)
         process.communicate()

@@ -18,10 +18,10 @@ from tests.cluster.support import (
     discover,
     family,
     linux_only,
-    parents,
     read,
     spawn,
 )
+from tests.programs import live_processes
 from tests.support import until
 from ybsmart.testing import LocalCluster, watchdog
 from ybsmart.testing import home as home_module
@@ -67,7 +67,7 @@ def test_a_forked_child_touches_nothing() -> None:
         os.waitpid(child, 0)
         owner = f"the cluster belongs to process {os.getpid()}"
         assert report == [owner, "running", "[(1,)]", f"{NET}.11", "False"]
-        assert everything <= set(parents())
+        assert everything <= set(live_processes())
         assert len(discover(cluster.conninfo())) == 2
 
 
@@ -142,7 +142,7 @@ def test_a_killed_watchdog_is_replaced() -> None:
     told = read(process)
     assert process.stdout is not None
     pid, folders = json.loads(process.stdout.readline())
-    assert pid in parents()
+    assert pid in live_processes()
     process.kill()
     process.communicate()
     until(lambda: not any(map(os.path.exists, folders)))

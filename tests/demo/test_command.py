@@ -24,6 +24,7 @@ from xml.etree import ElementTree
 import pytest
 
 import ybsmart
+from tests.programs import live_processes
 from ybsmart import cli, demo
 from ybsmart.demo import scenario
 
@@ -31,18 +32,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 COMMAND = (sys.executable, "-m", "ybsmart", "demo")
 _FOLDER = re.compile(rf"(?:/dev/shm|{re.escape(tempfile.gettempdir())})/ybsmart-[^/\s]+")
-
-
-def processes() -> dict[int, tuple[int, str]]:
-    """Parent and command line of every live process."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if state not in "ZX":
-                found[int(folder.name)] = (int(parent), line)
-    return found
 
 
 class Demo:
@@ -57,7 +46,7 @@ class Demo:
 
     def _watch(self) -> None:
         while self.process.poll() is None:
-            for parent, line in processes().values():
+            for parent, line in live_processes().values():
                 if parent == self.process.pid:
                     self.folders.update(_FOLDER.findall(line))
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -83,7 +72,7 @@ class Demo:
         self._watcher.join()
         assert [folder for folder in self.folders if os.path.exists(folder)] == []
         names = [os.path.basename(folder) for folder in self.folders]
-        lines = [line for _, line in processes().values()]
+        lines = [line for _, line in live_processes().values()]
         assert [line for line in lines if any(name in line for name in names)] == []
         return status
 

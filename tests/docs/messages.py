@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.docs.pages import ROOT
+from tests.pages import ROOT
 
 SOURCE = ROOT / "src"
 # Functions of ours whose text becomes a message.

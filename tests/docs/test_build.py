@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, pages
+from tests.pages import DOCS, pages
 
 
 @pytest.mark.skipif(

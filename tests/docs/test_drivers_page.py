@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.docs.pages import DOCS
+from tests.pages import DOCS
 
 TEXT = (DOCS / "drivers.md").read_text(encoding="utf-8")
 

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.docs.pages import Block, blocks, pages
+from tests.pages import Block, blocks, pages
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 

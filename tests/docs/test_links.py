@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.docs.pages import ROOT, pages
+from tests.pages import ROOT, pages
 
 PAGES = [*ROOT.glob("*.md"), ROOT / "bench" / "README.md", *pages()]
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.DOTALL | re.MULTILINE)

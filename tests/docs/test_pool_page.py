@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from tests.docs.pages import DOCS
+from tests.pages import DOCS
 from ybsmart import ConnectionPool
 
 PAGE = (DOCS / "pool.md").read_text(encoding="utf-8")

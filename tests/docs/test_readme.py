@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.docs.pages import ROOT, blocks
+from tests.pages import ROOT, blocks
 from ybsmart import registry
 from ybsmart.testing import LocalCluster
 

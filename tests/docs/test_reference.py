@@ -10,7 +10,7 @@ import pytest
 
 import ybsmart
 import ybsmart.testing
-from tests.docs.pages import DOCS
+from tests.pages import DOCS
 
 REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")
 DIRECTIVE = re.compile(r"^\.\. (?:auto|py:)(?:class|exception|function|data):: (\w+)", re.MULTILINE)

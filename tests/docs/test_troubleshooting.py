@@ -6,7 +6,7 @@ import re
 
 import ybsmart
 from tests.docs.messages import templates
-from tests.docs.pages import DOCS
+from tests.pages import DOCS
 
 PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 

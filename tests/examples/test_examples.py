@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT
 from tests.examples.terminal import free_port
+from tests.pages import ROOT
 
 EXAMPLES = ROOT / "examples"
 PATIENCE = 60.0  # seconds for anything; never reached when all is well

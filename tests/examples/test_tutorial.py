@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, blocks
 from tests.examples.terminal import Terminal, free_port
+from tests.pages import DOCS, blocks
 
 PAGE = DOCS / "tutorial.md"
 SECONDS = 4  # of load; the page says more, so that people have the time to look

@@ -18,7 +18,7 @@ from tests.faults import load
 from tests.faults.client import Load
 from tests.faults.load import BY_NAME, THREADS, Fault
 from tests.faults.support import audit, fill, soon, spread
-from tests.processes.support import Program
+from tests.programs import Program
 from ybsmart import ConnectionPool
 from ybsmart.testing import LocalCluster
 
@@ -27,7 +27,7 @@ MakePool = Callable[..., ConnectionPool]
 LASTS = {"killed": 1.0, "stopped": 3.0, "black-holed": 3.0, "drained": 1.0}
 PROXY = """
 import sys
-from tests.api.wire import Forwarder
+from tests.wire import Forwarder
 print(Forwarder(sys.argv[1], int(sys.argv[2]), sys.argv[3]).port)
 sys.stdin.read()
 """

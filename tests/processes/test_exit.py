@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.support import Program
+from tests.programs import Program
 
 # What is left open, and what is going on.
 LEFT = {

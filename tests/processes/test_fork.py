@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.support import Program
+from tests.programs import Program
 from tests.support import until
 from tests.tls import OPENSSL, TlsServers, programs
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes.support import Program
+from tests.programs import Program
 from tests.support import until
 
 # An application that has used its pool before it is forked, if it is.

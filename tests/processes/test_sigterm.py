@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import ybsmart
-from tests.processes.support import Program
+from tests.programs import Program
 from tests.support import until
 from ybsmart import ConnectionPool
 

@@ -1,4 +1,4 @@
-"""Programs in processes of their own, which say what they do line by line."""
+"""Programs in processes of their own, which say what they do line by line; all live processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 
 PATIENCE = 60.0  # seconds, for a machine that is busy with something else
+
+
+def live_processes() -> dict[int, tuple[int, str]]:
+    """Parent and command line (or title) of every live process, as the kernel has them."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if state not in "ZX":
+                found[int(folder.name)] = (int(parent), line)
+    return found
 
 
 class Program:
