@@ -85,5 +85,14 @@ def looking_at_clusters() -> None:
     assert_type(ybsmart.__impl__, str)
 
 
+def failing() -> None:
+    try:
+        ybsmart.connect()
+    except ybsmart.Unreachable as exc:
+        assert_type(exc, ybsmart.Unreachable)
+        error: psycopg.OperationalError = exc
+        print(error.sqlstate)
+
+
 def names_that_there_are_not() -> None:
     print(ybsmart.Conection)  # type: ignore[attr-defined]
