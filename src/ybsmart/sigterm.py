@@ -27,8 +27,9 @@ from .pool_hooks import before_refusing
 
 logger = logging.getLogger("ybsmart.pool")
 
-# Where the main thread may have a lock, or be what others wait for: packages by name.
-_BUSY_IN = frozenset({"asyncio", "logging", "threading", "ybsmart"})
+# Where the main thread may have a lock, or be what others wait for: packages by name. A compiled
+# core has no frames of its own, but is among the callers of psycopg.
+_BUSY_IN = frozenset({"asyncio", "logging", "psycopg", "threading", "ybsmart"})
 _GRACE = 1.0  # seconds more than the time-outs, for a thread that is held up
 
 

@@ -9,8 +9,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from typing import Any
 
+import psycopg
 import pytest
 
 import ybsmart
@@ -218,10 +220,14 @@ time.sleep(1000)
         assert program.end() == (KILLED, ["between [0, 1, 1]"])
 
 
+@pytest.mark.parametrize("driver", sorted({psycopg.pq.__impl__, "python"}))
 def test_a_main_thread_that_uses_the_pool_all_the_time(
-    url: str, sessions: Callable[[], int]
+    url: str, sessions: Callable[[], int], driver: str
 ) -> None:
-    """Wherever in the pool it is interrupted, in whatever lock of it."""
+    """Wherever in the pool it is interrupted, in whatever lock of it; also where the pool asks a
+    psycopg that is made of bytecodes."""
+    if driver == "python" and not find_library("pq"):
+        pytest.skip("no libpq")
     code = """
 import os, random, signal, sys, time, ybsmart
 pool = ybsmart.ConnectionPool(sys.argv[1], max_size=1)
@@ -244,7 +250,7 @@ for n in range(int(sys.argv[2])):
 print(*statuses)
 """
     count = 12
-    with Program(code, url, count) as program:
+    with Program(code, url, count, PSYCOPG_IMPL=driver) as program:
         assert program.end() == (0, [" ".join([str(KILLED)] * count)])
         assert program.errors == ""
     until(lambda: sessions() == 0)
