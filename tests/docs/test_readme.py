@@ -16,7 +16,6 @@ def test_the_examples_of_the_readme_run() -> None:
     assert use.count(THEIRS) == 1
     registry.forget()
     with LocalCluster(1) as cluster:
-        cluster.execute(0, "CREATE TABLE visits (at timestamptz)")
         names: dict[str, Any] = {"conninfo": cluster.conninfo(load_balance=True)}
 
         exec(use.replace(THEIRS, "conninfo"), names)
