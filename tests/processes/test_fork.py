@@ -33,7 +33,10 @@ held = [pool.getconn() for _ in range(4)]
 before = [conn.info.backend_pid for conn in held]
 sockets = [conn.pgconn.socket for conn in held]
 lent = held.pop()
-while any(thread.name != "ybsmart-sweep" for thread in threading.enumerate()[1:]):
+
+# Down to the end of its last C function: OpenSSL has some for threads that end, and locks in them.
+while (any(thread.name != "ybsmart-sweep" for thread in threading.enumerate()[1:])
+       or len(os.listdir("/proc/self/task")) != threading.active_count()):
     time.sleep(0.001)
 for conn in held:
     pool.putconn(conn)
