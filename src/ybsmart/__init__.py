@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._core import IMPL as __impl__
-from .candidates import Unreachable
 from .cluster import ClusterInfo, NodeInfo
 from .connection import AsyncConnection, Connection
-from .errors import DoubleRelease, InvalidProperty
+from .errors import DoubleRelease, InvalidProperty, Unreachable
 from .leaks import Holder
 from .params import from_env
 from .pool import ConnectionPool

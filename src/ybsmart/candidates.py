@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -19,6 +19,7 @@ from . import steering
 from ._core import hosts
 from .addresses import host_port
 from .dialing import HEDGE_DELAY, Target, Trial
+from .errors import Unreachable
 from .faults import Fault, printable
 from .request import Request
 
@@ -28,45 +29,6 @@ if TYPE_CHECKING:
 
 # Seconds of silence after which a node of the next level is tried as well.
 LEVEL_DELAY = 1.0
-
-
-class Unreachable(psycopg.OperationalError):
-    """None of the nodes could be connected to; the message has a line with the reason of each.
-
-    `__cause__` is the last failure, and `sqlstate` is taken from it.
-    """
-
-    @classmethod
-    def because(cls, intro: str, reasons: Mapping[str, BaseException]) -> Unreachable:
-        """With one line per host. What failed last is the cause, and lends its SQLSTATE."""
-        lines = [f"  {where}: {_one_line(reason)}" for where, reason in reasons.items()]
-        silent = all(isinstance(r, errors.ConnectionTimeout) for r in reasons.values())
-        error = (_TimedOut if reasons and silent else cls)("\n".join([intro, *lines]))
-        if reasons:
-            error.__cause__ = list(reasons.values())[-1]
-            error.sqlstate = getattr(error.__cause__, "sqlstate", None) or error.sqlstate
-        return error
-
-
-class _TimedOut(Unreachable, errors.ConnectionTimeout):
-    """Likewise, for whoever expects the error that psycopg raises for a time-out."""
-
-
-for _error in (Unreachable, _TimedOut):
-    _error.__module__ = "ybsmart"
-    _error.__qualname__ = _error.__name__ = "Unreachable"
-
-
-def again(error: psycopg.Error) -> psycopg.Error:
-    """The same error for another caller, with a traceback of its own."""
-    copy = type(error)(str(error))
-    copy.sqlstate = error.sqlstate
-    copy.__cause__ = error.__cause__
-    return copy
-
-
-def _one_line(error: BaseException) -> str:
-    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def describe(target: Target) -> str:

@@ -150,6 +150,8 @@ def forget() -> None:
 
 
 class _Dialer:
+    """One request under way: the calls it has made, and whom it may yet call."""
+
     def __init__(self, source: Source) -> None:
         self._source = source
         self._calls: list[_Call] = []

@@ -18,6 +18,8 @@ from psycopg import errors
 
 
 class Fault(enum.Enum):
+    """Whose fault a failed connect is."""
+
     NODE = "node"
     """Out of service: refused, silent, unresolvable, starting up or shutting down."""
     DOUBTFUL = "doubtful"

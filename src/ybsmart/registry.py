@@ -20,10 +20,11 @@ import psycopg
 from psycopg import errors
 
 from . import dialing, forks
-from .candidates import ControlSource, Unreachable, again
+from .candidates import ControlSource
 from .cluster import Cluster, ClusterInfo
 from .dialing import HEDGE_DELAY
 from .discovery import NodeRecord, NoDiscovery
+from .errors import Unreachable, again
 from .request import Contact, Request, request_of
 from .upkeep import FIRST_RETRY, Listing, list_nodes
 
