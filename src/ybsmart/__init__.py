@@ -38,6 +38,9 @@ if not TYPE_CHECKING:
             return close_on_sigterm
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "AsyncConnection",

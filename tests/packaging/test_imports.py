@@ -116,6 +116,13 @@ def test_each_module_can_be_imported_first_and_without_a_warning(
     assert (complaints / module).read_text() == ""
 
 
+def test_dir_has_also_what_is_imported_only_when_it_is_used() -> None:
+    """For those who complete names in a shell."""
+    done = run("-c", "import ybsmart; print(sorted({*ybsmart.__all__} - {*dir(ybsmart)}))")
+
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_importing_ybsmart_imports_nothing_that_is_not_needed() -> None:
     """On top of psycopg, which imports asyncio itself."""
     script = """if True:
