@@ -36,7 +36,8 @@ lent = held.pop()
 
 # Down to the end of its last C function: OpenSSL has some for threads that end, and locks in them.
 while (any(thread.name != "ybsmart-sweep" for thread in threading.enumerate()[1:])
-       or len(os.listdir("/proc/self/task")) != threading.active_count() and "gevent" not in sys.modules):
+       or "gevent" not in sys.modules
+       and len(os.listdir("/proc/self/task")) != threading.active_count()):
     time.sleep(0.001)
 for conn in held:
     pool.putconn(conn)
