@@ -123,7 +123,8 @@ def test_interrupts_at_any_instant_lose_nothing(balanced: str) -> None:
         thrown = 0
         until = time.monotonic() + float(os.environ.get("YBSMART_FUZZ_SECONDS", "2"))
         set_exc: Any = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        while time.monotonic() < until:
+        # However slow the machine is: many, and each thread has had connections.
+        while time.monotonic() < until or thrown <= 100 or not all(done):
             for thread in threads:
                 if thread.ident is not None:
                     set_exc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupt))
@@ -133,8 +134,6 @@ def test_interrupts_at_any_instant_lose_nothing(balanced: str) -> None:
         for thread in threads:
             thread.join(10)
         gc.collect()
-        assert thrown > 100
-        assert min(done) > 0
         pool._sweep()
         assert (pool.total_count, pool.idle_count, pool.waiting_count) == (3, 3, 0)
         assert pool.get_stats()["removed_leak"] == 0
