@@ -25,46 +25,60 @@ class Sweepable(Protocol):
         ...
 
 
-# Guards the two below. A finaliser may come here while its own thread has it.
+# Guards the three below. A finaliser may come here while its own thread has it.
 _lock = threading.RLock()
-_pools: weakref.WeakSet[Sweepable] = weakref.WeakSet()
+# By their identity. Not a WeakSet: that cannot be read while a finaliser adds to it.
+_pools: weakref.WeakValueDictionary[int, Sweepable] = weakref.WeakValueDictionary()
 _thread: threading.Thread | None = None
-_wake = threading.Event()
+# What the thread sleeps on, and is woken by its release. No Event: a finaliser that comes here
+# while its own thread is in a method of that would wait for ever.
+_alarm: threading.Lock | None = None
 
 
 def watch(pool: Sweepable) -> None:
     """See to the pool from now on, for as long as its `_tidy` asks for it."""
     forks.notice()
     with _lock:
-        _pools.add(pool)
-    if not _start_if_wanted():
-        _wake.set()
+        _pools[id(pool)] = pool
+    if not _start_if_wanted() and (alarm := _alarm) is not None:
+        try:
+            alarm.release()
+        except RuntimeError:  # it has been
+            pass
 
 
 def _start_if_wanted() -> bool:
-    """Start the thread if there is none and anything to do; whether it was started."""
-    global _thread
+    """Start the thread if there is none and anything to do; whether it was started. Where there
+    can be no more threads, that is left to the next who has a pool watched."""
+    global _thread, _alarm
     thread: threading.Thread | None = None
     try:
         with _lock:
             if _thread is not None or not _pools:
                 return False
-            thread = _thread = threading.Thread(target=_run, name="ybsmart-sweep", daemon=True)
+            # Looked up now: gevent may have replaced them.
+            _alarm = alarm = threading.Lock()
+            alarm.acquire()
+            thread = _thread = threading.Thread(
+                target=_run, args=(alarm,), name="ybsmart-sweep", daemon=True
+            )
         # Without the lock: starting a greenlet switches to others, which may come here.
         thread.start()
-    except BaseException:
+    except BaseException as exc:
         with _lock:
             if _thread is thread:
                 _thread = None
+        if isinstance(exc, RuntimeError):
+            return False
         raise
     return True
 
 
-def _run() -> None:
+def _run(alarm: threading.Lock) -> None:
     global _thread
     try:
         while (pause := _sweep()) is not None:
-            _wake.wait(max(pause, 0.01))
+            alarm.acquire(True, max(pause, 0.01))
     except BaseException:
         # Somebody wants this thread to end; the pools need another.
         with _lock:
@@ -76,14 +90,13 @@ def _run() -> None:
 def _sweep() -> float | None:
     """One round; the time until the next, None if there is none: then the thread is no more."""
     global _thread
-    _wake.clear()
     pause: float | None = None
     with _lock:
-        pools = list(_pools)
+        pools = [pool for ref in _pools.valuerefs() if (pool := ref()) is not None]
     for pool in pools:
         # First let go of it, then ask: whoever has it watched meanwhile is not overlooked.
         with _lock:
-            _pools.discard(pool)
+            _pools.pop(id(pool), None)
         after: float | None = 1.0
         try:
             after = pool._tidy()
@@ -92,7 +105,7 @@ def _sweep() -> float | None:
         finally:
             if after is not None:
                 with _lock:
-                    _pools.add(pool)
+                    _pools[id(pool)] = pool
                 pause = after if pause is None else min(pause, after)
     with _lock:
         if pause is None and not _pools:
@@ -103,8 +116,8 @@ def _sweep() -> float | None:
 
 def _forget() -> None:
     """A forked child has no such thread, and no connections to tidy up."""
-    global _lock, _thread, _wake
-    _lock, _wake, _thread = threading.RLock(), threading.Event(), None
+    global _lock, _thread, _alarm
+    _lock, _thread, _alarm = threading.RLock(), None, None
     _pools.clear()
 
 
