@@ -112,6 +112,8 @@ class Connector:
             else:
                 # Jitter once and for all, so that those opened together do not end together.
                 lives = pool.max_lifetime * random.uniform(0.9, 1.0)
+                if pool._cap is not None:
+                    pool._cap.landing()
                 try:
                     opening = pool._opened(begun, conn, key, label, time.monotonic() + lives)
                 finally:
@@ -148,7 +150,7 @@ class Connector:
             pool._cap.over()
             if isinstance(error, NodesFull):
                 # As if `max_size` were reached: with the connections there are, or when one ends.
-                delay = 0.0 if pool._squeeze(_SQUEEZE) else _FIRST_DELAY
+                delay = 0.0 if error.certain and pool._squeeze(_SQUEEZE) else _FIRST_DELAY
                 return pool._opening_failed(opening, error, delay, False)
         pool._stats.count("connections_errors")
         backoff.failed(error)
@@ -177,16 +179,21 @@ class Connector:
         """Wait until what is wanted may be opened; None when nothing is any more, or another
         thread waits instead."""
         pool = self._pool
-        while True:
-            delay = pool._wait_to_retry()
-            if delay < 0.0:
-                return None
-            if delay > 0.0:
-                pool._backoff.pause(self._until_given_up(delay))
-                continue
-            opening = pool._retry()
-            if opening is not None or not pool._claim_retry():
-                return opening
+        try:
+            while True:
+                delay = pool._wait_to_retry()
+                if delay < 0.0:
+                    return None
+                if delay > 0.0:
+                    pool._backoff.pause(self._until_given_up(delay))
+                    continue
+                opening = pool._retry()
+                if opening is not None or not pool._claim_retry():
+                    return opening
+        except BaseException:
+            # `reconnect_failed` ends this thread: the core expects somebody to wait.
+            self.start(None)
+            raise
 
     def _until_given_up(self, delay: float) -> float:
         """The delay, or less if refilling is to be given up before. If that is now, do so."""

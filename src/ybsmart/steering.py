@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class NodesFull(psycopg.OperationalError):
     """Every node that might have been chosen has as many connections as it may have."""
 
+    certain = True
+    """False: one may have been counted twice."""
+
 
 class Cap:
     """No more than so many connections to any one node, those being opened included.
@@ -37,6 +40,7 @@ class Cap:
         self._count = count
         self._lock = threading.Lock()
         self._opening: dict[int, list[str]] = {}  # by thread: the nodes that it is trying
+        self._landing: set[int] = set()  # threads whose connection is being counted
 
     def reserve(
         self, table: hosts.HostTable, tiers: Tiers, tried: set[hosts.Host] | None
@@ -53,13 +57,21 @@ class Cap:
             if lease is not None:
                 self._opening.setdefault(threading.get_ident(), []).append(lease.host.key)
             elif full:
-                raise NodesFull(f"every node has its {self._most} connections (max_per_node)")
+                error = NodesFull(f"every node has its {self._most} connections (max_per_node)")
+                error.certain = not self._landing
+                raise error
             return lease
+
+    def landing(self) -> None:
+        """What this thread has opened is going to be counted, and is counted here until `over`."""
+        with self._lock:
+            self._landing.add(threading.get_ident())
 
     def over(self) -> None:
         """This thread's connect is over: what it has opened is counted by now, or closed."""
         with self._lock:
             self._opening.pop(threading.get_ident(), None)
+            self._landing.discard(threading.get_ident())
 
 
 _steering: ContextVar[Cap | None] = ContextVar("ybsmart_steering", default=None)

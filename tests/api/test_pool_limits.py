@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -232,6 +233,30 @@ def test_what_reconnect_failed_raises_is_logged_and_an_interrupt_goes_on(
     assert went_on == [errors[1]]
 
 
+def test_after_reconnect_failed_has_ended_its_thread_what_fails_is_tried_again(
+    balanced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    connection_class = controlled()
+    connection_class.error = psycopg.OperationalError("no luck")
+    with ConnectionPool(
+        balanced,
+        min_size=1,
+        max_size=1,
+        fail_fast=False,
+        connection_class=connection_class,
+        reconnect_timeout=0.05,
+        reconnect_failed=lambda _: sys.exit("no database"),
+    ) as pool:
+        until(lambda: not pool._is_refilling())
+        until_none_runs(f"{pool.name}-connect")
+        attempts = connection_class.attempts
+        waiter = Queued(pool)
+        until(lambda: connection_class.attempts > attempts)
+        connection_class.error = None
+        pool.putconn(waiter.result())
+
+
 def test_a_listener_that_ends_the_sweep_ends_it_for_nobody_else(
     balanced: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +414,34 @@ def test_no_node_gets_more_than_max_per_node(cluster: LocalCluster, balanced: st
         for conn in held:
             pool.putconn(conn)
         assert pool.get_stats()["requests_errors"] == 1
+
+
+def test_a_connection_that_has_just_been_opened_does_not_count_twice_for_its_node(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ybsmart.connector._SQUEEZE", 1000.0)
+    waiters: list[Queued] = []
+
+    class Pool(ConnectionPool):
+        def _progressed(self) -> None:
+            if not waiters:  # the first has just been opened
+                waiters.append(Queued(self))
+                until(lambda: self.get_stats()["connections_num"] == 2 or self.total_count == 2)
+                until(lambda: not self.connecting_count)
+            super()._progressed()
+
+    conninfo = cluster.conninfo(
+        load_balance=True,
+        topology_keys="aws.us-west.us-west-2b",
+        fallback_to_topology_keys_only=True,
+    )
+    with Pool(conninfo, max_size=3, max_per_node=2, timeout=10) as pool:
+        pool._watch_progress(True)
+        conn = pool.getconn()
+        until(lambda: bool(waiters))
+        pool.putconn(waiters[0].result())
+        assert pool.total_count == 2
+        pool.putconn(conn)
 
 
 # A server that has no room for more
