@@ -24,6 +24,10 @@ class Hooks:
         and `_start_empty`."""
         raise NotImplementedError
 
+    def _must_be_seconds(self, timeout: Any) -> None:
+        """Raise unless this odd time-out can be taken for a number of seconds."""
+        raise NotImplementedError
+
     def _new_waiter(self, timeout: Any) -> Waiter:
         """Make a waiter, with something to sleep on; raise if there is to be no waiting at all."""
         raise NotImplementedError

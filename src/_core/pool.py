@@ -86,7 +86,7 @@ class PoolCore(PoolLoans):
         PoolLoans._start_empty(self)
         self._process = which_process()  # last: whoever sees it finds the rest done
 
-    def getconn(self, timeout: float | None = None) -> Any:
+    def getconn(self, timeout: Any = None) -> Any:
         """Get a connection, to be returned with `putconn`, once.
 
         timeout: seconds to wait in all; None takes the pool's `timeout`, 0 only an idle connection.
@@ -113,7 +113,7 @@ class PoolCore(PoolLoans):
             self._notify("remove", conn, "discard")
             self._report()
 
-    def connection(self, timeout: float | None = None) -> Checkout:
+    def connection(self, timeout: Any = None) -> Checkout:
         """A `with` block that gets a connection, commits at the end or rolls back after an
         exception, and returns it. Arguments and errors are those of `getconn`."""
         return Checkout(self, timeout, True)

@@ -21,6 +21,17 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
     from .waiters import FAILED, GRANTED, Waiter
 
 
+@cython.cfunc
+@cython.inline
+def _is_number(timeout: object) -> cython.bint:
+    """Whether it certainly is one: a float or an int, and no subclass."""
+    seconds: cython.double
+    if type(timeout) is float:
+        seconds = timeout
+        return seconds == seconds  # which NaN is not
+    return type(timeout) is int
+
+
 @cython.cclass
 class PoolQueueing(PoolLending):
     __slots__ = ()
@@ -28,6 +39,8 @@ class PoolQueueing(PoolLending):
     @cython.cfunc
     def _find(self, timeout: object) -> Slot:
         """A connection for a request: an idle one that is fit, or what the queue brings."""
+        if timeout is not None and not _is_number(timeout):
+            self._must_be_seconds(timeout)
         self._notice_fork()
         slot: Slot = self._take()
         if slot is not None and self._needs_look(slot):

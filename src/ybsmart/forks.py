@@ -17,7 +17,8 @@ from psycopg import pq
 
 _actions: list[Callable[[], object]] = []
 _pid = os.getpid()
-_lock = _thread.allocate_lock()
+# A finaliser that runs in the middle of it comes here as well.
+_lock = _thread.RLock()
 
 
 def in_child(action: Callable[[], object]) -> None:
@@ -45,7 +46,7 @@ def _begin_anew() -> None:
 
 def _after_fork() -> None:
     global _lock
-    _lock = _thread.allocate_lock()
+    _lock = _thread.RLock()
     _begin_anew()
 
 

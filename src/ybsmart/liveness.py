@@ -48,7 +48,10 @@ def any_has_news(conns: Iterable[psycopg.Connection[Any]]) -> bool:
         except psycopg.Error:  # closed
             return True
     if not hasattr(select, "poll"):  # Windows
-        return bool(fds and select.select(fds, [], [], 0)[0])
+        try:
+            return bool(fds and select.select(fds, [], [], 0)[0])
+        except (OSError, ValueError):  # one has been closed meanwhile
+            return True
     poller = _poll()
     for fd in fds:
         poller.register(fd, _READABLE | _HUNG_UP)

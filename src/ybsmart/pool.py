@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
@@ -223,7 +224,9 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
     def _start_empty(self) -> None:
         self._stats = Stats()
         self._cap = Cap(self.max_per_node, self._count_on) if self.max_per_node else None
-        self._removals: set[int] = set()  # of whose `remove` event nobody has been told yet
+        # Of whose `remove` event nobody has been told yet, by identity. Weakly: an interrupt may be
+        # why nobody ever is.
+        self._removals: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._backoff = Backoff()
         self._tending = Tending()
         self._last_bad_check: BaseException | None = None

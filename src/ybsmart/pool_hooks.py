@@ -10,13 +10,14 @@ import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
 
-from . import forks, hygiene, leaks, pool_messages, silence, sweeper
+from . import forks, hygiene, leaks, pool_messages, pool_options, silence, sweeper
 from ._core import parking
 from ._core import pool as core
 from .connector import Backoff, Connector, without_traceback
@@ -76,7 +77,7 @@ class PoolHooks(core.PoolCore):
     _stats: Stats
     _backoff: Backoff
     _tending: Tending
-    _removals: set[int]
+    _removals: weakref.WeakValueDictionary[int, Any]
     _last_bad_check: BaseException | None
     _progress: threading.Condition
 
@@ -102,6 +103,9 @@ class PoolHooks(core.PoolCore):
         forks.notice()
 
     # Waiting
+
+    def _must_be_seconds(self, timeout: Any) -> None:
+        pool_options.time_left("timeout", timeout)
 
     def _new_waiter(self, timeout: float | None) -> core.Waiter:
         if not self._opened_explicitly or self._is_closing():
@@ -209,7 +213,7 @@ class PoolHooks(core.PoolCore):
         return bool(conn.pgconn.transaction_status == IDLE)
 
     def _close_conn(self, conn: Any, reason: str) -> None:
-        self._removals.add(id(conn))
+        self._removals[id(conn)] = conn
         self._stats.count(f"removed_{reason}")
         if reason in ("lost", "check"):
             self._stats.count("connections_lost")
@@ -257,7 +261,7 @@ class PoolHooks(core.PoolCore):
             self._listeners.tell(event, conn)
         finally:
             if event == "remove":
-                self._removals.discard(id(conn))
+                self._removals.pop(id(conn), None)
 
     def _end_transaction(self, conn: Any) -> None:
         """End what listeners of `release` have begun; the core closes what is not idle then."""
@@ -267,7 +271,15 @@ class PoolHooks(core.PoolCore):
             logger.warning("a listener of %r failed: %r", "release", exc, exc_info=True)
 
     def _update_flags(self) -> None:
-        self._set_flags(
+        """Say which hooks there are: again, until that is what has been said, because another
+        thread may be at it as well."""
+        said = None
+        while (flags := self._flags()) != said:
+            self._set_flags(*flags)
+            said = flags
+
+    def _flags(self) -> tuple[bool, bool, bool, bool, bool]:
+        return (
             self._check is not None,
             self._reset is not None,
             bool(self._leak_threshold),

@@ -48,6 +48,7 @@ class PoolLifetime(PoolHooks):
 
         After `timeout` seconds, closes the pool and raises `PoolTimeout`.
         """
+        pool_options.time_left("timeout", timeout)
         if self.closed:
             raise self._closed_error()
         deadline = time.monotonic() + timeout
@@ -96,6 +97,7 @@ class PoolLifetime(PoolHooks):
         Waits up to `timeout` seconds for connections that are being opened. Does nothing on a
         closed pool.
         """
+        pool_options.time_left("timeout", timeout)
         self._start_closing()
         self._backoff.pause_no_more()
         while self._fail_first(self._closed_error()):

@@ -39,11 +39,18 @@ def optional_seconds(name: str, value: Any) -> float | None:
 
 
 def seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number of seconds, not {value!r}")
+    time_left(name, value)
     if not 0 <= value < math.inf:
         raise ValueError(f"{name}: must be 0 or more, not {value!r}")
     return float(value)
+
+
+def time_left(name: str, value: Any) -> None:
+    """Check a number of seconds, of which none may be left."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number of seconds, not {value!r}")
+    if value != value:  # NaN
+        raise ValueError(f"{name}: expected a number of seconds, not {value!r}")
 
 
 def whole(name: str, value: Any, least: int) -> int:

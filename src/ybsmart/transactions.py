@@ -15,6 +15,8 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 
+from .hygiene import IDLE, close
+
 T = TypeVar("T")
 C = TypeVar("C", bound=psycopg.Connection[Any])
 
@@ -78,6 +80,9 @@ def _characteristics(
             exc.ybsmart_read_only = True  # type: ignore[attr-defined]
         raise
     finally:
-        # On a broken connection these raise, and it is not going to be used again.
-        if not conn.closed and conn.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+        if conn.pgconn.transaction_status == IDLE:
             conn.isolation_level, conn.read_only, conn.deferrable = before
+        elif (conn.isolation_level, conn.read_only, conn.deferrable) != before:
+            # Broken, or an interrupt has kept the transaction from being ended: they cannot be set
+            # back, and nobody else is to get it as it is.
+            close(conn)

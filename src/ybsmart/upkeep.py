@@ -230,25 +230,26 @@ class Upkeep:
         It is passed over from now on, or only once a look has failed; never if the delay is 0."""
         now = time.monotonic()
         wait = 0.0 if at_once else (delay or UNDELAYED) * random.uniform(1.0, 1.1)
-        with self._lock:
-            outage = self._outages.get(host)
-            if outage is None:
-                outage = self._outages[host] = _Outage(delay, now, wait, error)
-            else:
-                # Those who try it nevertheless, as a last resort, do not make it wait longer.
-                outage.due = min(outage.due, now + wait)
-                outage.delay = outage.delay or delay
-            outage.error = error
-            start, self._probing = not self._probing, True
-            if passed_over:
-                self._pass_over(host, outage)
-        self._sooner.set()
-        started = not start
+        start = started = False
         try:
+            with self._lock:
+                outage = self._outages.get(host)
+                if outage is None:
+                    outage = self._outages[host] = _Outage(delay, now, wait, error)
+                else:
+                    # Those who try it nevertheless, as a last resort, do not make it wait longer.
+                    outage.due = min(outage.due, now + wait)
+                    outage.delay = outage.delay or delay
+                outage.error = error
+                if passed_over:
+                    self._pass_over(host, outage)
+                start, self._probing = not self._probing, True
+            self._sooner.set()
             if start:
                 started = _start("ybsmart-probe", self._run_probes)
         finally:
-            if not started:
+            # Also after an interrupt, or nobody would ever look again.
+            if start and not started:
                 with self._lock:
                     self._probing = False
 

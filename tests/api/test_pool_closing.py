@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
+from types import FrameType
 from typing import Any
 
 import psycopg
@@ -90,6 +92,29 @@ def test_a_pool_does_not_count_as_filled_by_a_connection_that_is_being_closed(
     finally:
         go_on.set()
         discarding.join(10)
+
+
+def test_an_interrupt_before_anybody_hears_of_a_removal_does_not_hold_up_the_end(
+    balanced: str,
+) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code.co_name == "_notify":
+            raise Interrupt
+
+    pool = ConnectionPool(balanced)
+    conn = pool.getconn()
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(Interrupt):
+            pool.putconn(conn, discard=True)
+    finally:
+        sys.settrace(None)
+    del conn
+    gc.collect()
+    pool.end(5)
 
 
 def test_end_with_a_connect_under_way_serves_its_requester(balanced: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import FrameType
 from typing import Any
 
 import psycopg
@@ -11,7 +13,7 @@ import pytest
 from tests.api.support import Queued, controlled
 from tests.servers import kill_backend
 from tests.support import until
-from ybsmart import ConnectionPool
+from ybsmart import ConnectionPool, events
 from ybsmart.hygiene import IDLE
 
 EVENTS = ("connect", "acquire", "release", "error", "remove")
@@ -284,3 +286,36 @@ def test_a_query_runs_in_autocommit_after_an_acquire_listener_has_executed_somet
     assert pool.query("SELECT current_setting('app.who')").scalar() == "me"
     pool.query("CREATE TEMP TABLE kept (n int)")
     assert pool.query("SELECT count(*) FROM kept").scalar() == 0
+
+
+def test_no_listener_is_lost_when_two_are_added_at_the_same_time(pool: ConnectionPool) -> None:
+    heard: list[str] = []
+
+    def add_another(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code.co_filename == events.__file__ and frame.f_code.co_name == "of":
+            sys.settrace(None)
+            pool.on("release", lambda *_: heard.append("release"))
+
+    sys.settrace(add_another)
+    try:
+        pool.on("acquire", lambda _: heard.append("acquire"))
+    finally:
+        sys.settrace(None)
+    with pool.connection():
+        pass
+    assert heard == ["acquire", "release"]
+
+
+def test_a_listener_is_called_that_was_added_while_another_was(pool: ConnectionPool) -> None:
+    heard: list[object] = []
+    set_flags = pool._set_flags
+
+    def add_another(*flags: bool) -> None:
+        pool._set_flags = set_flags  # type: ignore[method-assign]
+        pool.on("acquire", heard.append)
+        set_flags(*flags)
+
+    pool._set_flags = add_another  # type: ignore[method-assign, assignment]
+    pool.on("release", lambda *_: None)
+    with pool.connection() as conn:
+        assert heard == [conn]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 import weakref
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -17,6 +19,7 @@ from tests.api.support import Queued, controlled
 from tests.servers import by_node, kill_backend, pid
 from tests.support import in_threads, until
 from ybsmart import ConnectionPool, PoolTimeout
+from ybsmart.liveness import any_has_news
 from ybsmart.testing import LocalCluster
 
 # Connecting
@@ -394,3 +397,15 @@ def test_a_dropped_connection_gives_its_place_back(pool: ConnectionPool) -> None
 
     assert pool.query("SELECT 1").scalar() == 1
     assert pool.total_count == 1
+
+
+def test_where_there_is_no_poll_a_connection_that_is_closed_meanwhile_is_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("select.poll", raising=False)  # as on Windows
+    one, other = socket.socketpair()
+    with one, other:
+        conn: Any = SimpleNamespace(pgconn=SimpleNamespace(socket=one.fileno()))
+        assert not any_has_news([conn])
+        one.close()
+        assert any_has_news([conn])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import psycopg
@@ -160,3 +162,28 @@ def test_what_is_no_function_is_refused(pool: ConnectionPool) -> None:
     with pytest.raises(ValueError, match="max_retries"):
         pool.run_transaction(print, max_retries=-1)
     assert pool.total_count == 0
+
+
+def test_after_an_interrupt_nobody_else_gets_the_characteristics_of_a_transaction(
+    accounts: ConnectionPool,
+) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        # At the end of the transaction, before the server is told.
+        if frame.f_code.co_name == "_exec_command":
+            raise Interrupt
+
+    def fn(conn: psycopg.Connection[Any]) -> None:
+        total(conn)
+        sys.settrace(interrupt)
+
+    accounts.resize(0, 1)
+    try:
+        with pytest.raises(Interrupt):
+            accounts.run_transaction(fn, isolation_level=SERIALIZABLE, read_only=True)
+    finally:
+        sys.settrace(None)
+    with accounts.connection() as conn:
+        assert (conn.isolation_level, conn.read_only) == (None, None)

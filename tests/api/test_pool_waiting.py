@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import psycopg
@@ -354,3 +356,58 @@ def test_an_interrupt_while_waiting_loses_nothing(pool: ConnectionPool) -> None:
     assert (pool.waiting_count, pool.idle_count) == (0, 1)
     for conn in held:
         pool.putconn(conn)
+
+
+ODD = ["1", b"1", [1], Decimal(1), Fraction(1, 2), True, float("nan")]
+
+
+@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize("timeout", ODD, ids=repr)
+def test_a_timeout_that_is_no_number_of_seconds_is_refused_before_anything_is_done(
+    balanced: str, timeout: Any, idle: bool
+) -> None:
+    with ConnectionPool(balanced, max_size=1) as pool:
+        conn = pool.getconn()
+        if idle:
+            pool.putconn(conn)
+        requests = pool.get_stats()["requests_num"]
+        for ask in (
+            lambda: pool.getconn(timeout),
+            lambda: pool.connection(timeout).__enter__(),
+            lambda: pool.query("SELECT 1", timeout=timeout),
+            lambda: pool.wait(timeout),
+            lambda: pool.close(timeout),
+        ):
+            with pytest.raises((TypeError, ValueError), match="timeout: expected a number of sec"):
+                ask()
+        assert not pool.closed
+        assert pool.get_stats()["requests_num"] == requests
+        if not idle:
+            pool.putconn(conn)
+
+
+class Seconds(float):
+    """A number of seconds that is somebody's own."""
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.5, Seconds(-1), -(10**400)], ids=lambda t: str(t)[:9])
+def test_a_timeout_that_has_passed_already_takes_what_is_idle_and_waits_for_nothing(
+    balanced: str, timeout: float
+) -> None:
+    with ConnectionPool(balanced, max_size=1) as pool:
+        pool.wait(10)
+        conn = pool.getconn(timeout)
+        errors = in_threads(1, lambda: pool.getconn(timeout))
+        assert [type(error) for error in errors] == [PoolTimeout]
+        pool.putconn(conn)
+
+
+@pytest.mark.parametrize(
+    "timeout", [float("inf"), 10**400, Seconds(1e300)], ids=["inf", "int", "own"]
+)
+def test_a_timeout_may_be_as_long_as_numbers_are(balanced: str, timeout: float) -> None:
+    with ConnectionPool(balanced, max_size=1) as pool:
+        conn = pool.getconn(timeout)
+        waiter = Queued(pool, timeout)
+        pool.putconn(conn)
+        pool.putconn(waiter.result())

@@ -374,3 +374,29 @@ def test_multiprocessing_has_a_pool_for_each_process(
 
         assert (status, lines) == (0, [*(refusal if method != "fork" else []), "fine"])
     until(lambda: sessions() == 0)
+
+
+@linux
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_finaliser_in_the_middle_of_beginning_anew_may_use_a_pool(url: str, fork: str) -> None:
+    body = """
+import signal
+class Uses:
+    def __init__(self):
+        self.myself = self
+    def __del__(self):
+        pool.get_stats()
+def child():
+    signal.alarm(20)
+    pool.query("SELECT 1")
+    assert pool.total_count == 1
+gc.collect()
+gc.disable()
+Uses()
+ybsmart.forks._actions.insert(0, gc.collect)  # as if it ran by itself, before all is done
+assert os.waitpid(in_child(child), 0)[1] == 0
+check_parent()
+print("fine")
+"""
+    with Program(program(body, fork), url) as parent:
+        assert parent.end() == (0, ["fine"]), parent.errors
