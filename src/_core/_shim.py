@@ -7,9 +7,11 @@ When a module is compiled, Cython supplies these names itself and this file is n
 
 from __future__ import annotations
 
+import mmap
+import sys
 from _thread import allocate_lock, get_ident
 from operator import attrgetter
-from os import getpid as which_process
+from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,5 +59,35 @@ def cast(_type: Any, obj: Any) -> Any:
 # inside a section ever waits, so that two greenlets of one thread can never meet in it.
 new_guard = allocate_lock
 critical_section = attrgetter("_guard")
+
+_WIPE_ON_FORK = 18  # Linux's MADV_WIPEONFORK, which Python has no name for
+
+
+def _note_process() -> Callable[[], int]:
+    """Make `which_process`, which tells this process from those that it forks, or that forked it.
+
+    A program that is not Python may fork without telling Python. Asking the system each time would
+    be the dearest part of a loan, so its answer is kept where a forked child finds zero instead.
+    """
+    if not sys.platform.startswith("linux"):
+        return getpid
+    memory = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory.madvise(_WIPE_ON_FORK)
+    except OSError:  # before Linux 4.14
+        return getpid
+    noted = memoryview(memory).cast("q")
+
+    def note() -> int:
+        noted[0] = getpid()
+        return noted[0]
+
+    def which_process() -> int:
+        return noted[0] or note()
+
+    return which_process
+
+
+which_process = _note_process()
 
 __all__ = ["critical_section", "get_ident", "monotonic", "new_guard", "which_process"]

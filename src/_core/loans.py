@@ -14,7 +14,7 @@ else:
     from ybsmart._core import _shim as cython
 
 if not cython.compiled:  # else all are in one module, see pool.pyx
-    from ._shim import get_ident, monotonic
+    from ._shim import get_ident, monotonic, which_process
     from .slots import Slot
     from .sweeping import PoolSweeping
 
@@ -153,7 +153,8 @@ class PoolLoans(PoolSweeping):
     @cython.cfunc
     def _slot_of(self, conn: Any) -> Slot:
         """The slot of a connection of this pool; an error for any other."""
-        self._notice_fork()
+        if self._process != which_process():  # `_notice_fork`, without a call
+            self._forked()
         slot: object = getattr(conn, "_ybsmart_slot", None)
         if isinstance(slot, Slot):
             mine: Slot = slot

@@ -14,7 +14,7 @@ else:
     from ybsmart._core import _shim as cython
 
 if not cython.compiled:  # else all are in one module, see pool.pyx
-    from ._shim import monotonic
+    from ._shim import monotonic, which_process
     from .lending import PoolLending
     from .openings import Opening
     from .slots import Slot
@@ -41,7 +41,8 @@ class PoolQueueing(PoolLending):
         """A connection for a request: an idle one that is fit, or what the queue brings."""
         if timeout is not None and not _is_number(timeout):
             self._must_be_seconds(timeout)
-        self._notice_fork()
+        if self._process != which_process():  # `_notice_fork`, without a call
+            self._forked()
         slot: Slot = self._take()
         if slot is not None and self._needs_look(slot):
             slot = self._first_fit(slot)

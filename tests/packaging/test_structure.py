@@ -20,7 +20,7 @@ CORE = ROOT / "src" / "_core"
 MAY_IMPORT = {
     "__init__": {"importlib", "os", "typing"},
     "parking": {"threading", "typing", "ybsmart._core"},
-    "_shim": {"_thread", "collections.abc", "operator", "os", "time", "typing"},
+    "_shim": {"_thread", "collections.abc", "mmap", "operator", "os", "sys", "time", "typing"},
 }
 CORE_MODULES_MAY_IMPORT = {
     "collections",

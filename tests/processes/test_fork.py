@@ -170,6 +170,11 @@ FIRST = {
     "counts": "assert ybsmart.connection_counts() == {}",
     "clusters": "assert ybsmart.clusters() == ()",
     "connect": "ybsmart.connect(sys.argv[1]).close()",
+    "fork": """
+pid = pool.query("SELECT pg_backend_pid()").scalar()
+grandchild = in_child(exec, f"assert pool.query('SELECT pg_backend_pid()').scalar() != {pid}")
+assert os.waitpid(grandchild, 0)[1] == 0
+""",
 }
 
 ONE_BY_ONE = f"""
