@@ -52,7 +52,7 @@ class Checkout:
         slot: Slot
         conn: object
         if pool._vetting:
-            conn = pool._borrow(self._timeout)
+            conn = pool._lend_vetted(self._timeout)
             slot = pool._slot_of(conn)
             slot._in_block = True  # not before the check, which may return it
         else:

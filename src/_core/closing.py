@@ -36,7 +36,7 @@ class PoolClosing(PoolOpenings):
             return _CLOSED
         if now >= slot._retire_at:
             return _LIFETIME
-        if slot._uses_left == 0:
+        if slot._loan == self._max_uses:
             return _USES
         if slot._generation != slot._shelf._generation:
             return slot._shelf._evicted_as or _EVICT
@@ -74,7 +74,6 @@ class PoolClosing(PoolOpenings):
         with cython.critical_section(self):
             # First, because the set has a section of its own, which may give way to others.
             self._slots.discard(slot)
-            self._lent -= 1
             slot._shelf._lent -= 1
             self._total -= 1
         spare = Opening()  # may fail: the place is free all the same

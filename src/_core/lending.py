@@ -23,9 +23,9 @@ if not cython.compiled:  # else all are in one module, see pool.pyx
 
 @cython.cclass
 class PoolLending(PoolClosing):
-    __slots__ = ("_check_after", "_lifo", "_turn")
+    __slots__ = ("_fresh_for", "_lifo", "_turn")
 
-    _check_after: cython.double
+    _fresh_for: cython.double  # how long an idle connection may be lent without a look at it
     _lifo: cython.bint
     _turn: cython.Py_ssize_t  # the shelf at which the search for the next connection starts
 
@@ -53,21 +53,25 @@ class PoolLending(PoolClosing):
     @cython.inline
     def _pick(self) -> Slot:
         """Lend the idle connection whose turn it is; there is one. Caller holds the section."""
+        shelves: tuple = self._shelves  # type: ignore[type-arg]
         shelf: Shelf
         best: Shelf = None  # type: ignore[assignment]
-        count: cython.Py_ssize_t = len(self._shelves)
-        _: cython.Py_ssize_t
+        count: cython.Py_ssize_t = len(shelves)
+        left: cython.Py_ssize_t = count
         at: cython.Py_ssize_t = self._turn
         # Fewest lent; among equals each in turn, so that requests which do not overlap are spread
         # as well.
-        for _ in range(count):
+        while left > 0:
+            left -= 1
             if at >= count:
                 at = 0
-            shelf = self._shelves[at]
+            shelf = shelves[at]
             at += 1
             if shelf._idle and (best is None or shelf._lent < best._lent):
                 best = shelf
                 self._turn = at
+                if best._lent == 0:
+                    break
         return self._unshelve(best, None)
 
     @cython.cfunc
@@ -87,72 +91,56 @@ class PoolLending(PoolClosing):
         shelf._idle -= 1
         self._idle -= 1
         shelf._lent += 1
-        self._lent += 1
         slot._lent = True
         return slot
 
     @cython.cfunc
-    @cython.inline
-    def _needs_look(self, slot: Slot) -> cython.bint:
-        """Whether it has been idle for long, or since before its node was in trouble."""
-        slot._lent_at = monotonic()
-        return slot._lent_at >= slot._fresh_until or slot._idle_since <= slot._shelf._suspect_since
-
-    @cython.cfunc
-    def _first_fit(self, slot: Slot) -> Slot:
-        """The slot if it may still be lent, else another idle one that may."""
-        reason: cython.int
-        while slot is not None and self._needs_look(slot):
-            fit: cython.bint = False
-            cause: object = "lost"
-            try:
-                reason = self._unfit(slot, slot._lent_at)
-                if reason == 0 and slot._lent_at - slot._idle_since >= self._max_idle:
-                    reason = _IDLE if self._total > self._min_size else 0
-                slot._lent_at = 0.0  # not yet
-                if reason:
-                    cause = REASONS[reason]
-                else:
-                    fit = self._is_alive(slot._conn)
-                    if not fit:
-                        # What ended this one may have ended its siblings.
-                        slot._shelf._suspect_since = monotonic()
-            finally:
+    def _is_fit(self, slot: Slot, now: cython.double) -> cython.bint:
+        """Look at a connection that is about to be lent, and close it if it is not to be."""
+        fit: cython.bint = False
+        cause: object = "lost"
+        try:
+            reason: cython.int = self._unfit(slot, now)
+            if reason == 0 and now - slot._idle_since >= self._max_idle:
+                reason = _IDLE if self._total > self._min_size else 0
+            if reason:
+                cause = REASONS[reason]
+            else:
+                fit = self._is_alive(slot._conn)
                 if not fit:
-                    self._retire(slot, slot._conn, cause)
-            if fit:
-                slot._lent_at = monotonic()  # the look is not part of the loan
-                break
-            self._uncount_request()
-            slot = self._take()
-        return slot
+                    # What ended this one may have ended its siblings.
+                    slot._shelf._suspect_since = monotonic()
+        finally:
+            if not fit:
+                self._retire(slot, slot._conn, cause)
+        return fit
 
     @cython.cfunc
     def _give(self, slot: Slot, conn: object, idle_since: cython.double) -> object:
         """Pass a lent connection on. None if it was; else why it has to be closed.
 
         `idle_since`: when it was used last, if not now."""
-        waiter: Waiter = None  # type: ignore[assignment]
+        waiter: Waiter
         reason: cython.int
         now: cython.double = monotonic()
         with cython.critical_section(self):
             if slot._lent_at:
                 self._last_return = now
-                self._count_use(slot, now)
+                self._uses._add(now - slot._lent_at)
+                slot._lent_at = 0.0
             reason = self._unfit(slot, now)
             if reason == 0 and slot._shelf._sheds and not self._closing:
                 slot._shelf._sheds = False
                 reason = _REBALANCE
             if reason == 0:
                 slot._conn = conn
-                if self._waiting:
-                    waiter = self._grant(slot)
-                else:
+                if not self._waiting:
                     self._shelve(slot, idle_since or now)
+                    return None
+                waiter = self._grant(slot)
         if reason:
             return REASONS[reason]
-        if waiter is not None:
-            waiter._wake()  # type: ignore[operator]
+        waiter._wake()  # type: ignore[operator]
         return None
 
     @cython.cfunc
@@ -167,13 +155,6 @@ class PoolLending(PoolClosing):
     def _shelve(self, slot: Slot, now: cython.double) -> object:
         """Make a lent slot idle. Caller holds the section."""
         shelf: Shelf = slot._shelf
-        fresh: cython.double = self._check_after
-        if self._max_idle < fresh:
-            fresh = self._max_idle
-        fresh += now
-        if slot._retire_at < fresh:
-            fresh = slot._retire_at
-        slot._fresh_until = fresh
         slot._idle_since = now
         slot._lent = False
         if shelf._top is None:
@@ -187,7 +168,6 @@ class PoolLending(PoolClosing):
         shelf._idle += 1
         shelf._lent -= 1
         self._idle += 1
-        self._lent -= 1
         return None
 
     @cython.cfunc
@@ -212,7 +192,7 @@ class PoolLending(PoolClosing):
         given_up: cython.bint
         try:
             spare = Opening()
-            slot = Slot(self._leaked, conn, self._shelf(key, label), self._max_uses, retire_at)
+            slot = Slot(self._leaked, conn, self._shelf(key, label), retire_at)
             conn._pool = None
             conn._ybsmart_slot = slot
             with cython.critical_section(self):
@@ -224,7 +204,6 @@ class PoolLending(PoolClosing):
                     self._finish(opening)
                     slot._lent = True
                     slot._shelf._lent += 1
-                    self._lent += 1
                     # After an outage a few at a time, and each success allows for more.
                     self._connect_after = 0.0
                     self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)

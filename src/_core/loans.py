@@ -24,25 +24,19 @@ class PoolLoans(PoolSweeping):
     __slots__ = ()
 
     @cython.cfunc
-    def _borrow(self, timeout: object) -> object:
-        """Lend a connection that passes the user's check, if there is one."""
-        started: cython.double = monotonic() if self._vetting else 0.0
-        slot: Slot = self._find(timeout)
-        conn: object = self._lend(slot, False, False)
-        if self._vetting:
-            conn = self._first_vetted(slot, conn, timeout, started)
-        return conn
-
-    @cython.cfunc
-    def _first_vetted(
-        self, slot: Slot, conn: Any, timeout: object, started: cython.double
-    ) -> object:
-        """The connection if the user's check passes, else another one that does."""
+    def _lend_vetted(self, timeout: object) -> object:
+        """Lend the first connection that passes the user's check."""
+        started: cython.double = monotonic()
+        left: object = timeout
         failures: cython.Py_ssize_t = 0
+        slot: Slot
+        conn: Any
         passed: cython.bint
         ours: cython.bint
         loan: cython.longlong
         while True:
+            slot = self._find(left)
+            conn = self._lend(slot, False, False)
             passed = False
             loan = slot._loan
             try:
@@ -58,11 +52,9 @@ class PoolLoans(PoolSweeping):
                     self._retire(slot, conn, "check")
             if passed:
                 return conn
-            left: object = self._pause(timeout, started, failures)
+            left = self._pause(timeout, started, failures)
             failures += 1
             self._uncount_request()
-            slot = self._find(left)
-            conn = self._lend(slot, False, False)
 
     @cython.cfunc
     def _lend(self, slot: Slot, as_it_is: cython.bint, in_block: cython.bint) -> object:
@@ -72,7 +64,6 @@ class PoolLoans(PoolSweeping):
         conn: object = slot._conn
         slot._conn = None
         slot._loan += 1
-        slot._uses_left -= 1
         try:
             if slot._altered and not as_it_is:
                 self._restore(conn)
@@ -94,18 +85,16 @@ class PoolLoans(PoolSweeping):
         """Take a connection out of its holder's hands, once; an error if this is not its present
         loan. 0 is any that is not a block's, as only the block knows its number. False: its place
         has been given away, because the holder had dropped it."""
-        mine: cython.bint
         dropped: cython.bint
         with cython.critical_section(self):
-            mine = slot._holder != 0 and (slot._loan == loan if loan else not slot._in_block)
+            if slot._holder and (slot._loan == loan if loan else not slot._in_block):
+                slot._holder = 0
+                return True
             dropped = slot._was_dropped
             slot._was_dropped = False
-            if mine:
-                slot._holder = 0
-                slot._in_block = False
-        if not mine and not dropped:
+        if not dropped:
             raise self._not_lent(conn)
-        return mine
+        return False
 
     @cython.cfunc
     def _return(
@@ -147,7 +136,9 @@ class PoolLoans(PoolSweeping):
     def _end_use(self, slot: Slot) -> object:
         now: cython.double = monotonic()
         with cython.critical_section(self):
-            self._count_use(slot, now)
+            if slot._lent_at:
+                self._uses._add(now - slot._lent_at)
+                slot._lent_at = 0.0
         return None
 
     @cython.cfunc
@@ -155,7 +146,11 @@ class PoolLoans(PoolSweeping):
         """The slot of a connection of this pool; an error for any other."""
         if self._process != which_process():  # `_notice_fork`, without a call
             self._forked()
-        slot: object = getattr(conn, "_ybsmart_slot", None)
+        slot: object = None
+        try:
+            slot = conn._ybsmart_slot
+        except AttributeError:
+            pass
         if isinstance(slot, Slot):
             mine: Slot = slot
             if mine._lost is self._leaked:

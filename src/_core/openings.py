@@ -165,7 +165,7 @@ class PoolOpenings(PoolState):
         time: cython.double = self._connect_after
         if self._total >= self._squeezed_to and self._squeezed_until > time:
             time = self._squeezed_until
-        if self._connecting and self._idle + self._lent and not self._lacks_minimum():
+        if self._connecting and self._total > self._connecting and not self._lacks_minimum():
             # As long as some come back it may be worth while to wait, within limits.
             quiet: cython.double = max(self._last_opening, self._last_return) + self._stagger
             time = max(time, min(quiet, self._last_opening + _PATIENCE * self._stagger))
@@ -301,9 +301,9 @@ class PoolOpenings(PoolState):
         """The server has too many clients: for a while, make do with those there are. False: there
         are none."""
         with cython.critical_section(self):
-            if self._idle + self._lent == 0:
+            if self._total == self._connecting:
                 return False
-            self._squeezed_to = self._idle + self._lent
+            self._squeezed_to = self._total - self._connecting
             self._squeezed_until = monotonic() + seconds
         return True
 

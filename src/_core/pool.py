@@ -73,7 +73,7 @@ class PoolCore(PoolLoans):
         self._max_idle = max_idle
         self._max_uses = max_uses
         self._max_waiting = max_waiting
-        self._check_after = check_after
+        self._fresh_for = min(check_after, max_idle)
         self._stagger = stagger
         self._lifo = lifo
         self._idle_status = idle_status
@@ -93,7 +93,9 @@ class PoolCore(PoolLoans):
         Raises `PoolTimeout`, `PoolDeadlock`, `TooManyRequests`, `PoolClosed`, or the error of a
         failed connect. Safe for any number of threads.
         """
-        return self._borrow(timeout)
+        if self._vetting:
+            return self._lend_vetted(timeout)
+        return self._lend(self._find(timeout), False, False)
 
     def putconn(self, conn: Any, *, discard: bool = False) -> None:
         """Return a connection to this pool; with `discard`, close it.
@@ -124,13 +126,12 @@ class PoolCore(PoolLoans):
         problems = []
         if self._total < 0 or (self._total > self._max_size and self._idle):
             problems.append("0 <= total <= max_size")
-        if self._idle + self._lent + self._connecting != self._total:
-            problems.append("idle + lent + connecting == total")
+        lent = sum(shelf.lent for shelf in self._shelves)
         if self._idle != sum(shelf.idle for shelf in self._shelves):
             problems.append("idle == sum of the shelves' idle")
-        if self._lent != sum(shelf.lent for shelf in self._shelves):
-            problems.append("lent == sum of the shelves' lent")
-        if len(self._slots) != self._idle + self._lent:
+        if self._idle + lent + self._connecting != self._total:
+            problems.append("idle + lent + connecting == total")
+        if len(self._slots) != self._idle + lent:
             problems.append("idle + lent == slots")
         if self._waiting != len(self._queue):
             problems.append("waiting == length of the queue")

@@ -44,11 +44,23 @@ class PoolQueueing(PoolLending):
         if self._process != which_process():  # `_notice_fork`, without a call
             self._forked()
         slot: Slot = self._take()
-        if slot is not None and self._needs_look(slot):
-            slot = self._first_fit(slot)
-        if slot is None:
-            slot = self._queue_up(timeout)
-        return slot
+        now: cython.double
+        while slot is not None:
+            now = monotonic()
+            if (
+                now - slot._idle_since < self._fresh_for
+                and slot._idle_since > slot._shelf._suspect_since
+                and now < slot._retire_at
+            ):
+                slot._lent_at = now
+                return slot
+            # Idle for long, or since before its node was in trouble, or too old.
+            if self._is_fit(slot, now):
+                slot._lent_at = monotonic()  # the look is not part of the loan
+                return slot
+            self._uncount_request()
+            slot = self._take()
+        return self._queue_up(timeout)
 
     @cython.cfunc
     def _queue_up(self, timeout: object) -> Slot:

@@ -93,7 +93,6 @@ class Slot:
         "_altered",
         "_below",
         "_conn",
-        "_fresh_until",
         "_generation",
         "_holder",
         "_idle_since",
@@ -107,7 +106,6 @@ class Slot:
         "_retire_at",
         "_retired",
         "_shelf",
-        "_uses_left",
         "_was_dropped",
         "_watch",
     )
@@ -122,11 +120,9 @@ class Slot:
     if cython.compiled:  # else the name is not there yet
         _below: Slot
     _idle_since: cython.double
-    _fresh_until: cython.double  # idle for longer, it is looked at before it is lent
     _retire_at: cython.double
     _lent_at: cython.double
     _holder: cython.ulonglong  # 0 unless in somebody's hands: neither on the way there nor back
-    _uses_left: cython.Py_ssize_t  # below zero: no limit
     _generation: cython.Py_ssize_t
     _loan: cython.longlong  # the number of the present or last one
     _altered: cython.bint  # by the shell, for a use of its own: others get it restored
@@ -140,7 +136,6 @@ class Slot:
         lost: "deque[Slot]",
         conn: Any,
         shelf: Shelf,
-        uses_left: cython.Py_ssize_t,
         retire_at: cython.double,
     ) -> None:
         self._lost = lost
@@ -151,11 +146,9 @@ class Slot:
         self._note = None
         self._below = None  # type: ignore[assignment]
         self._idle_since = 0.0
-        self._fresh_until = 0.0
         self._retire_at = retire_at
         self._lent_at = 0.0
         self._holder = 0
-        self._uses_left = uses_left
         self._generation = shelf._generation
         self._loan = 0
         self._altered = False

@@ -34,7 +34,6 @@ class PoolState(Hooks):
         "_idle",
         "_idle_status",
         "_leaked",
-        "_lent",
         "_max_idle",
         "_max_size",
         "_max_uses",
@@ -65,7 +64,6 @@ class PoolState(Hooks):
     _slots: set[Slot]  # all that are open
 
     _idle: cython.Py_ssize_t
-    _lent: cython.Py_ssize_t
     _connecting: cython.Py_ssize_t
     _total: cython.Py_ssize_t  # idle, lent, connecting, and closing until closed
     _peak: cython.Py_ssize_t  # the most that `_total` has been
@@ -99,7 +97,7 @@ class PoolState(Hooks):
         self._waiting = 0
         self._shelves = ()
         self._slots = set()
-        self._idle = self._lent = self._connecting = self._total = self._peak = 0
+        self._idle = self._connecting = self._total = self._peak = 0
         self._leaked = deque()
         self._requests_num = 0
         self._waits = Times()
@@ -199,14 +197,6 @@ class PoolState(Hooks):
             self._waits._add(seconds)
         return None
 
-    @cython.cfunc
-    def _count_use(self, slot: Slot, now: cython.double) -> object:
-        """A loan is over. Caller holds the section."""
-        if slot._lent_at:
-            self._uses._add(now - slot._lent_at)
-            slot._lent_at = 0.0
-        return None
-
     def _numbers(self, reset: cython.bint) -> dict[str, Any]:
         """What has been counted: requests, times in seconds, and times by power of two of a
         microsecond (bucket n: below 2**n). `reset`: count from zero now, with nothing between."""
@@ -251,7 +241,6 @@ class PoolState(Hooks):
         with cython.critical_section(self):
             total: cython.Py_ssize_t = self._total
             idle: cython.Py_ssize_t = self._idle
-            lent: cython.Py_ssize_t = self._lent
             connecting: cython.Py_ssize_t = self._connecting
             waiting: cython.Py_ssize_t = self._waiting
             closing: cython.bint = self._closing
@@ -259,7 +248,7 @@ class PoolState(Hooks):
         return {
             "total": total,
             "idle": idle,
-            "lent": lent,
+            "lent": total - idle - connecting,
             "connecting": connecting,
             "waiting": waiting,
             "closing": closing,

@@ -17,9 +17,8 @@ else:
 class Times:
     """Times in seconds, all of them in `total`, and by power of two of a microsecond."""
 
-    __slots__ = ("_buckets", "_number", "_total")
+    __slots__ = ("_buckets", "_total")
 
-    _number: cython.longlong
     _total: cython.double
     if not cython.compiled:
         _buckets: list[int]
@@ -27,7 +26,6 @@ class Times:
         _buckets: cython.longlong[32]  # type: ignore[no-redef, type-arg, valid-type]
 
     def __init__(self) -> None:
-        self._number = 0
         self._total = 0.0
         if not cython.compiled:
             self._buckets = [0] * 32
@@ -37,14 +35,15 @@ class Times:
     def _add(self, seconds: cython.double) -> object:
         us: cython.longlong
         bits: cython.Py_ssize_t = 0
-        if cython.compiled:
-            us = cython.cast(cython.longlong, seconds * 1e6)
+        if not cython.compiled:
+            bits = int(seconds * 1e6).bit_length()
+            if bits > 31:
+                bits = 31
         else:
-            us = int(seconds * 1e6)
-        while us > 0 and bits < 31:
-            us >>= 1
-            bits += 1
-        self._number += 1
+            us = cython.cast(cython.longlong, seconds * 1e6)
+            while us > 0 and bits < 31:
+                us >>= 1
+                bits += 1
         self._total += seconds
         self._buckets[bits] += 1
         return None
@@ -53,7 +52,6 @@ class Times:
     def _copy(self, of: object) -> object:
         other: Times = of  # type: ignore[assignment]
         i: cython.Py_ssize_t
-        self._number = other._number
         self._total = other._total
         for i in range(32):
             self._buckets[i] = other._buckets[i]
@@ -61,7 +59,7 @@ class Times:
 
     @property
     def number(self) -> int:
-        return self._number
+        return sum(self.buckets)
 
     @property
     def total(self) -> float:
@@ -74,4 +72,4 @@ class Times:
         return [self._buckets[i] for i in range(32)]
 
     def __repr__(self) -> str:
-        return f"<Times number={self._number} total={self._total:.6f}>"
+        return f"<Times number={self.number} total={self._total:.6f}>"
