@@ -66,8 +66,10 @@ class Tending:
         """Nodes that are no longer listed: their connections go, the lent ones when returned."""
         gone = {key for key, host in nodes.items() if not host.listed}
         for shelf in pool._list_shelves():
-            if shelf.key in gone - self._drained and shelf.idle + shelf.lent:
-                logger.info("%s: %s has left the cluster", pool.name, shelf.label)
+            if shelf.key in gone and shelf.idle + shelf.lent:
+                if shelf.key not in self._drained:
+                    logger.info("%s: %s has left the cluster", pool.name, shelf.label)
+                # Again and again: one may have been on its way there.
                 pool._evict(shelf.key, "drain")
         self._drained = gone
 

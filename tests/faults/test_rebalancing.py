@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import psycopg
 import pytest
 
+import ybsmart
 from tests.faults.support import audit, borrowed, fill, soon, spread, state, swept
 from tests.servers import pid
-from tests.support import until
+from tests.support import Threads, until
 from ybsmart import ConnectionPool
 from ybsmart.testing import LocalCluster
 
@@ -157,6 +159,36 @@ def test_a_node_that_leaves_the_list_is_left(
     own_cluster.update(1, listed=True)
 
     soon(lambda: spread(pool, own_cluster) == [4, 4, 4], pool)
+
+
+def test_a_connection_on_its_way_to_a_node_that_leaves_goes_too(
+    own_cluster: LocalCluster, make_pool: MakePool
+) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+    go_on.set()
+
+    def configure(conn: ybsmart.Connection) -> None:
+        if conn.node is not None and conn.node.host == own_cluster.nodes[1].host:
+            arrived.set()
+            assert go_on.wait(30)
+
+    pool = make_pool(configure=configure)
+    fill(pool, 3)
+    assert spread(pool, own_cluster) == [1, 1, 1]
+    go_on.clear()
+    arrived.clear()
+    filling = Threads([lambda: fill(pool, 6)])
+    try:
+        assert arrived.wait(30)
+        own_cluster.update(1, listed=False)
+        until(lambda: pool.connecting_count == 1)
+        soon(lambda: state(own_cluster, 1) == "gone", pool)
+        swept(pool, 3)
+    finally:
+        go_on.set()
+    filling.join()
+
+    soon(lambda: pool.get_stats()["removed_drain"] == 2, pool)
 
 
 def test_two_pools_come_to_rest(own_cluster: LocalCluster, make_pool: MakePool) -> None:
