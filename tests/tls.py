@@ -7,13 +7,16 @@ import glob
 import os
 import pwd
 import shutil
-import socket
+import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
+
+from tests.support import until
+from ybsmart.testing.places import Places
+from ybsmart.testing.server import PortTaken
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 OPENSSL = shutil.which("openssl")
@@ -29,7 +32,9 @@ def programs() -> Path | None:
 
 
 class TlsServers:
-    """Three servers, started with certificates as a test wants them."""
+    """Three servers, started with certificates as a test wants them.
+
+    Their port is known once they run."""
 
     def __init__(self, folder: Path) -> None:
         bin_ = programs()
@@ -39,7 +44,8 @@ class TlsServers:
         self._user = (
             {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid} if os.geteuid() == 0 else {}
         )
-        self.port = _free_port()
+        self._places = Places(HOSTS[0], None)
+        self.port = self._free_port()
         folder.chmod(0o755)
         for parent in folder.parents:
             with contextlib.suppress(PermissionError):
@@ -132,7 +138,26 @@ class TlsServers:
     def running(self, certificates: Sequence[str]) -> Iterator[None]:
         """The three servers, each with a certificate, listing one another."""
         with contextlib.ExitStack() as stack:
-            for data, host, stem in zip(self._data, HOSTS, certificates, strict=True):
+            for tries_left in range(4, -1, -1):
+                try:
+                    self._start(certificates, stack)
+                    break
+                except PortTaken:
+                    # The port was free only as long as none of these servers was running.
+                    stack.close()
+                    if not tries_left:
+                        raise
+                    self.port = self._free_port()
+            for host in HOSTS:
+                self._list_nodes(host)
+            yield
+
+    def _start(self, certificates: Sequence[str], stack: contextlib.ExitStack) -> None:
+        """Return when all accept connections."""
+        servers = []
+        for data, host, stem in zip(self._data, HOSTS, certificates, strict=True):
+            log = self._folder / f"{data.name}.log"
+            with log.open("wb") as output:
                 server = subprocess.Popen(
                     [
                         str(self._bin / "postgres"),
@@ -152,24 +177,16 @@ class TlsServers:
                         "-c",
                         f"ssl_key_file={stem}.key",
                     ],
-                    stderr=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
+                    stderr=output,
+                    stdout=output,
                     cwd=str(data),
                     **self._user,  # type: ignore[call-overload]
                 )
-                stack.callback(server.wait)
-                stack.callback(server.terminate)
-            for host in HOSTS:
-                self._list_nodes(host)
-            try:
-                yield
-            finally:
-                for host in HOSTS:
-                    with contextlib.suppress(psycopg.Error), self._connect(host) as conn:
-                        conn.execute(
-                            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-                        )
+            stack.callback(server.wait)
+            stack.callback(server.send_signal, signal.SIGINT)  # whatever sessions there are
+            servers.append((server, data / "postmaster.pid", log))
+        for server, file, log in servers:
+            _wait_until_ready(server, file, log)
 
     def sessions(self, name: str) -> list[int]:
         """How many clients of that application are on each, and that all of them use TLS."""
@@ -202,21 +219,18 @@ class TlsServers:
             f"('{h}', {self.port}::int8, 0::int8, 'primary', 'a', 'b', 'c', '', 'node-{h}', 'tls')"
             for h in HOSTS
         )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with self._connect(host) as conn:
-                    conn.execute("DROP FUNCTION IF EXISTS yb_servers()")
-                    conn.execute(
-                        "CREATE FUNCTION yb_servers() RETURNS TABLE (host text, port int8,"
-                        " num_connections int8, node_type text, cloud text, region text, zone text,"
-                        " public_ip text, uuid text, universe_uuid text) LANGUAGE sql"
-                        f" AS $$VALUES {rows}$$"
-                    )
-                return
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline, "the server has not started"
-                time.sleep(0.02)
+        with self._connect(host) as conn:
+            conn.execute("DROP FUNCTION IF EXISTS yb_servers()")
+            conn.execute(
+                "CREATE FUNCTION yb_servers() RETURNS TABLE (host text, port int8,"
+                " num_connections int8, node_type text, cloud text, region text, zone text,"
+                " public_ip text, uuid text, universe_uuid text) LANGUAGE sql"
+                f" AS $$VALUES {rows}$$"
+            )
+
+    def _free_port(self) -> int:
+        """One that no cluster of another process takes, nor a connection that goes out."""
+        return self._places.first(len(HOSTS))[0][1]
 
     def _own(self, path: Path) -> Path:
         if self._user:
@@ -239,8 +253,18 @@ class TlsServers:
         subprocess.run([str(OPENSSL), *args], check=True, capture_output=True, cwd=self._folder)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOSTS[-1], 0))
-        port: int = probe.getsockname()[1]
-    return port
+def _wait_until_ready(server: subprocess.Popen[bytes], file: Path, log: Path) -> None:
+    """Until the server itself says in its file that it accepts connections: whoever answers on its
+    port may be another."""
+
+    def is_ready() -> bool:
+        try:
+            lines = file.read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[0] == str(server.pid) and lines[7].strip() == "ready"
+
+    until(lambda: server.poll() is not None or is_ready(), limit=60.0)
+    if server.returncode is not None:
+        said = log.read_text()
+        raise (PortTaken if "Address already in use" in said else AssertionError)(said)

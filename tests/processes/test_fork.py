@@ -140,11 +140,11 @@ def test_four_children_with_two_hundred_queries_each(
 def test_four_children_of_a_parent_that_uses_tls(tmp_path: Path) -> None:
     servers = TlsServers(tmp_path)
     stem = servers.certificate("all", "IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3")
-    url = (
-        f"postgresql://yugabyte:sesame@127.0.0.1:{servers.port}/postgres?load_balance=true"
-        f"&sslmode=verify-full&sslrootcert={servers.root}"
-    )
     with servers.running([stem] * 3):
+        url = (
+            f"postgresql://yugabyte:sesame@127.0.0.1:{servers.port}/postgres?load_balance=true"
+            f"&sslmode=verify-full&sslrootcert={servers.root}"
+        )
         for fork in FORKS:
             with Program(program(CHILDREN, fork), url) as parent:
                 assert parent.end() == (0, ["fine"]), parent.errors
