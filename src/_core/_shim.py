@@ -71,6 +71,16 @@ def new_guard() -> Any:
 critical_section = attrgetter("_guard")
 
 _WIPE_ON_FORK = 18  # Linux's MADV_WIPEONFORK, which Python has no name for
+_NO_ADVICE = -1  # who takes that, as an emulator of Linux may, ignores what it does not know
+
+
+def _takes(memory: mmap.mmap, advice: int) -> bool:
+    """Whether the system does; from 4.14 on, Linux has that of above."""
+    try:
+        memory.madvise(advice)
+    except OSError:
+        return False
+    return True
 
 
 def _note_process() -> Callable[[], int]:
@@ -82,9 +92,7 @@ def _note_process() -> Callable[[], int]:
     if not sys.platform.startswith("linux"):
         return getpid
     memory = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        memory.madvise(_WIPE_ON_FORK)
-    except OSError:  # before Linux 4.14
+    if not _takes(memory, _WIPE_ON_FORK) or _takes(memory, _NO_ADVICE):
         return getpid
     noted = memoryview(memory).cast("q")
 

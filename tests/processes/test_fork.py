@@ -151,6 +151,24 @@ def test_four_children_of_a_parent_that_uses_tls(tmp_path: Path) -> None:
                 assert parent.errors == ""
 
 
+# What the system says to a wish for memory that is empty in a forked child.
+ANSWERS = {"no": "raise OSError(22, 'Invalid argument')", "yes, without granting it": "pass"}
+
+
+@linux
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_children_of_a_system_without_memory_that_is_wiped_for_them(url: str, answer: str) -> None:
+    system = f"""
+import mmap
+class Memory(mmap.mmap):
+    def madvise(self, *_):
+        {ANSWERS[answer]}
+mmap.mmap = Memory
+"""
+    with Program(system + program(CHILDREN, "c"), url) as parent:
+        assert parent.end() == (0, ["fine"]), parent.errors
+
+
 # Whatever a child does first.
 FIRST = {
     "get a connection": "pool.putconn(pool.getconn(10))",
