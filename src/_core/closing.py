@@ -36,7 +36,7 @@ class PoolClosing(PoolOpenings):
             return _CLOSED
         if now >= slot._retire_at:
             return _LIFETIME
-        if slot._loan == self._max_uses:
+        if slot._loan >= self._max_uses:
             return _USES
         if slot._generation != slot._shelf._generation:
             return slot._shelf._evicted_as or _EVICT

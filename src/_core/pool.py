@@ -62,11 +62,11 @@ class PoolCore(PoolLoans):
         lifo: cython.bint,
         idle_status: cython.int,
     ) -> None:
-        """`max_idle`: seconds, infinity for no limit; `max_uses`: loans, -1 for no limit;
-        `max_waiting`: 0 for no limit. `check_after`: seconds of idleness after which `_is_alive`
-        is asked before lending. `stagger`: seconds between openings while there are connections
-        that may come back first. `idle_status`: what `conn.pgconn.transaction_status` is when
-        nothing is open."""
+        """`max_idle`: seconds, infinity for no limit; `max_uses`: loans, for no limit more than
+        there can be; `max_waiting`: 0 for no limit. `check_after`: seconds of idleness after which
+        `_is_alive` is asked before lending. `stagger`: seconds between openings while there are
+        connections that may come back first. `idle_status`: what `conn.pgconn.transaction_status`
+        is when nothing is open."""
         self._min_size = min_size
         self._max_size = max_size
         self._max_connecting = max_connecting

@@ -195,7 +195,7 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
             most,
             self.num_workers,
             self.max_idle,
-            -1 if max_uses is None else pool_options.whole("max_uses", max_uses, 1),
+            sys.maxsize if max_uses is None else pool_options.whole("max_uses", max_uses, 1),
             self.max_waiting,
             pool_options.seconds("check_after", check_after),
             _STAGGER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -102,7 +103,7 @@ class Shell:
         min_size: int = 0,
         max_connecting: int = 3,
         max_idle: float = NEVER,
-        max_uses: int = -1,
+        max_uses: int = sys.maxsize,
         max_waiting: int = 0,
         check_after: float = NEVER,
         stagger: float = 0.0,

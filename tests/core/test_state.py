@@ -36,10 +36,11 @@ def test_the_reports_are_of_the_same_numbers(make_pool: MakePool) -> None:
 
 
 def test_a_core_without_a_shell_has_no_hooks(core: Any) -> None:
-    pool = core.pool.PoolCore(0, 1, 1, 1.0, -1, 0, 1.0, 0.0, True, 0)
+    pool = core.pool.PoolCore(0, 1, 1, 1.0, 9, 0, 1.0, 0.0, True, 0)
 
     waiter = core.pool.Waiter(lambda: None)
     for hook, args in {
+        "_must_be_seconds": (None,),
         "_new_waiter": (None,),
         "_sleep": (waiter, None),
         "_open": (None,),

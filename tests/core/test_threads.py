@@ -57,7 +57,7 @@ class Threaded:
     ) -> None:
         """`failing`: the share of openings, checks and cleanings that fail."""
         super().__init__(  # type: ignore[call-arg]
-            0, max_size, 2, NEVER, -1, 0, check_after, 0.0, True, IDLE
+            0, max_size, 2, NEVER, sys.maxsize, 0, check_after, 0.0, True, IDLE
         )
         self.failing = failing
         self.counting = threading.Lock()
