@@ -70,8 +70,9 @@ def overdue(slots: Iterable[core.Slot], threshold: float) -> Iterator[tuple[core
     """Those lent for `threshold` seconds or more, with their ages; each loan once."""
     now = time.monotonic()
     for slot in slots:
-        age = now - slot.lent_at
-        if slot.lent and slot.lent_at and age >= threshold and not was_reported(slot):
+        lent_at = slot.lent_at  # once: it may be lent at any moment
+        age = now - lent_at
+        if slot.lent and lent_at and age >= threshold and not was_reported(slot):
             slot.note = _Reported(slot.note)
             yield slot, age
 
@@ -93,11 +94,11 @@ def holders(slots: Iterable[core.Slot]) -> list[Holder]:
         Holder(
             thread=thread.name if (thread := threads.get(slot.holder)) else "?",
             thread_id=slot.holder,
-            age=now - slot.lent_at,
+            age=now - lent_at,
             node=slot.shelf.label,
             taken_at=place(slot),
         )
         for slot in slots
-        if slot.lent and slot.lent_at
+        if (lent_at := slot.lent_at) and slot.lent  # once: it may be lent at any moment
     ]
     return sorted(found, key=lambda holder: -holder.age)

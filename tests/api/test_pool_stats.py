@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -315,6 +316,34 @@ def test_a_leak_is_reported_once_with_its_place_and_again_when_it_is_returned(
         pool.putconn(conn)
         assert "was returned after" in caplog.text
         assert pool.get_stats()["leaks_suspected"] == 1
+
+
+class Moving:
+    """A slot that is lent, or returned, while it is looked at."""
+
+    lent, holder, note = True, 1, None
+    shelf = SimpleNamespace(label="127.0.0.1:5433")
+
+    def __init__(self, *lent_at: float) -> None:
+        self._readings = iter(lent_at)
+
+    @property
+    def lent_at(self) -> float:
+        return next(self._readings)
+
+
+def test_a_connection_that_is_lent_while_it_is_looked_at_is_no_leak() -> None:
+    slot: Any = Moving(0.0, time.monotonic(), time.monotonic())
+
+    assert list(leaks.overdue([slot], 1.0)) == []
+
+
+def test_a_connection_that_is_returned_while_it_is_looked_at_has_not_been_lent_for_ever() -> None:
+    slot: Any = Moving(time.monotonic(), 0.0)
+
+    (holder,) = leaks.holders([slot])
+
+    assert holder.age < 60
 
 
 def test_leak_detection_is_switched_at_run_time(
