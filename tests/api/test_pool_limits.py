@@ -421,10 +421,11 @@ def test_a_connection_that_has_just_been_opened_does_not_count_twice_for_its_nod
 ) -> None:
     monkeypatch.setattr("ybsmart.connector._SQUEEZE", 1000.0)
     waiters: list[Queued] = []
+    opened = threading.Lock()
 
     class Pool(ConnectionPool):
         def _progressed(self) -> None:
-            if not waiters:  # the first has just been opened
+            if opened.acquire(False):  # the first has just been
                 waiters.append(Queued(self))
                 until(lambda: self.get_stats()["connections_num"] == 2 or self.total_count == 2)
                 until(lambda: not self.connecting_count)
