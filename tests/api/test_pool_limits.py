@@ -448,24 +448,36 @@ def test_a_connection_that_has_just_been_opened_does_not_count_twice_for_its_nod
 # A server that has no room for more
 
 
-def test_too_many_clients_shrinks_the_pool_and_serves_everybody(cluster: LocalCluster) -> None:
+@pytest.mark.parametrize(
+    ("at_once", "sizes", "refusals"), [(1, {3}, {1}), (3, {1, 2, 3}, {*range(1, 7)})]
+)
+def test_too_many_clients_shrinks_the_pool_and_serves_everybody(
+    cluster: LocalCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    sizes: set[int],
+    refusals: set[int],
+) -> None:
+    """To PostgreSQL such a limit is approximate: of those that come at the same time it may refuse
+    all, even if there is room for some."""
+    monkeypatch.setattr("ybsmart.connector._SQUEEZE", 1000.0)
     node = cluster.nodes[0]
     cluster.execute(node, "CREATE ROLE cramped LOGIN PASSWORD 'x' CONNECTION LIMIT 3")
     try:
         conninfo = cluster.conninfo(node, user="cramped", password="x")
-        with ConnectionPool(conninfo, max_size=10, timeout=20) as pool:
-            start = threading.Barrier(10)
+        with ConnectionPool(conninfo, max_size=10, max_connecting=at_once, timeout=20) as pool:
 
             def use() -> None:
-                start.wait()
                 with pool.connection() as conn:
-                    conn.execute("SELECT pg_sleep(0.02)")
+                    until(lambda: pool.get_stats()["connections_errors"] > 0)
+                    conn.execute("SELECT 1")
 
             assert in_threads(10, use) == []
+            until(lambda: pool.connecting_count, 0)
             stats = pool.get_stats()
-            assert stats["pool_size"] == 3
+            assert stats["pool_size"] in sizes
             assert stats["requests_errors"] == 0
-            assert 1 <= stats["connections_errors"] <= 6
+            assert stats["connections_errors"] in refusals
     finally:
         cluster.execute(node, "DROP ROLE cramped")
 

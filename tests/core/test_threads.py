@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -323,28 +324,30 @@ def test_threads_are_served_in_the_order_in_which_they_went_to_sleep(
     assert served == list(range(32))
 
 
-def test_every_thread_gets_its_share(
-    make_pool: Callable[..., Any], fast_switching: None, stress_seconds: float
-) -> None:
-    pool = make_pool(2)
-    over = threading.Event()
-    counts: list[int] = []
+def test_every_thread_gets_its_share(make_pool: Callable[..., Any], fast_switching: None) -> None:
+    """Whoever asks again at once does not overtake those who wait."""
+    pool = make_pool(1)
+    served: list[int] = []
+    conn = pool.getconn(FOR_EVER)
+    pool.sleeping.get()
 
-    def borrow() -> None:
-        count = 0
-        while not over.is_set():
-            with pool.connection(FOR_EVER) as conn:
-                conn.use()
-                count += 1
-        counts.append(count)
+    def borrow(number: int) -> None:
+        for _ in range(20):
+            with pool.connection(FOR_EVER):
+                served.append(number)
+                # However the system shares out its time, all others wait before it is returned.
+                pool.sleeping.get(timeout=FOR_EVER)
+        pool.sleeping.put("will not ask again")
 
-    threads = Threads([borrow] * 16)
-    over.wait(stress_seconds / 5)
-    over.set()
+    threads = Threads([partial(borrow, number) for number in range(16)])
+    for _ in threads:
+        pool.sleeping.get(timeout=FOR_EVER)
+    pool.sleeping.put("will not ask again")
+    pool.putconn(conn)
     threads.join()
 
-    # With newcomers that overtake it is nothing for some and everything for others.
-    assert min(counts) > 0.5 * sum(counts) / len(counts)
+    assert sorted(served[:16]) == [*range(16)]
+    assert served == served[:16] * 20
 
 
 # Interruptions
