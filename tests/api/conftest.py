@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import pytest
 
-import ybsmart
+from tests.servers import assert_nothing_counts
 from ybsmart import ConnectionPool, registry
 from ybsmart.testing import LocalCluster
 
@@ -30,8 +29,7 @@ def cluster(
     monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)
     registry.forget()
     yield shared_cluster
-    gc.collect()
-    assert set(ybsmart.connection_counts().values()) <= {0}
+    assert_nothing_counts()
 
 
 @pytest.fixture

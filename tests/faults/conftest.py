@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-import ybsmart
+from tests.servers import assert_nothing_counts
 from ybsmart import ConnectionPool, registry, tending, upkeep
 from ybsmart.testing import LocalCluster
 
@@ -21,8 +20,7 @@ def own_cluster() -> Iterator[LocalCluster]:
     registry.forget()
     with LocalCluster() as cluster:
         yield cluster
-        gc.collect()
-        assert set(ybsmart.connection_counts().values()) <= {0}
+        assert_nothing_counts()
 
 
 @pytest.fixture

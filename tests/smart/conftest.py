@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
 
-import ybsmart
+from tests.servers import assert_nothing_counts
 from ybsmart import registry
 from ybsmart.testing import LocalCluster, LocalNode
 
@@ -77,8 +76,7 @@ def client(borrow: object) -> Iterator[NewClient]:
     yield new
     for each in clients:
         each.close()
-    gc.collect()
-    assert set(ybsmart.connection_counts().values()) <= {0}
+    assert_nothing_counts()
 
 
 @pytest.fixture(scope="session")
