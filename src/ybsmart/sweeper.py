@@ -77,14 +77,18 @@ def _start_if_wanted() -> bool:
 def _run(alarm: threading.Lock) -> None:
     global _thread
     try:
-        while (pause := _sweep()) is not None:
+        # Until another is in its place: an interrupt may have made it seem that this one had not
+        # been started, and a greenlet goes on in a forked child.
+        while alarm is _alarm and (pause := _sweep()) is not None:
             alarm.acquire(True, max(pause, 0.01))
-    except BaseException:
-        # Somebody wants this thread to end; the pools need another.
+    except BaseException:  # somebody wants this thread to end
         with _lock:
-            _thread = None
-        _start_if_wanted()
+            if alarm is _alarm:
+                _thread = None
         raise
+    finally:
+        # If it has ended before its time, the pools need another.
+        _start_if_wanted()
 
 
 def _sweep() -> float | None:

@@ -65,3 +65,42 @@ def test_where_there_can_be_no_such_thread_pools_work_without() -> None:
     """
     with LocalCluster(1) as cluster, Program(code, cluster.conninfo()) as program:
         program.expect("True", "True", "True")
+
+
+def test_an_interrupt_while_the_thread_is_started_does_not_leave_two() -> None:
+    code = """
+    import threading
+    from ybsmart import sweeper
+
+    class Pool:
+        def __init__(self):
+            self.tidied = threading.Event()
+
+        def _tidy(self):
+            self.tidied.set()
+            return 0.01
+
+    start = threading.Thread.start
+
+    def interrupted(self):
+        start(self)
+        raise KeyboardInterrupt
+
+    def sweeping():
+        return [thread for thread in threading.enumerate() if thread.name == "ybsmart-sweep"]
+
+    pool = Pool()
+    threading.Thread.start = interrupted
+    try:
+        sweeper.watch(pool)
+    except KeyboardInterrupt:
+        threading.Thread.start = start
+    (first,) = sweeping()
+    sweeper.watch(pool)
+    first.join(10)
+    print(first.is_alive(), len(sweeping()))
+    pool.tidied.clear()
+    print(pool.tidied.wait(10))
+    """
+    with Program(code) as program:
+        program.expect("False 1", "True")
