@@ -319,7 +319,7 @@ def test_what_it_does_not_take() -> None:
         ((pool, None), 10, TypeError, "pools: expected ConnectionPool, not NoneType"),
         ((pool,), -1, ValueError, "timeout: must be 0 or more"),
         ((pool,), None, TypeError, "timeout: expected a number"),
-        ((pool,), float("nan"), ValueError, "timeout: must be"),
+        ((pool,), float("nan"), ValueError, "timeout: expected a number"),
     ]
     for pools, timeout, kind, message in wrong:
         with pytest.raises(kind, match=message):
