@@ -42,6 +42,8 @@ _READ_ONLY = "25006"
 # Before a check that fails is tried on another connection: none, then doubled up to a second.
 _RECHECK_FIRST, _RECHECK_MOST = 0.01, 1.0
 
+_ON_THE_WAY_OUT = 0.01  # seconds that a thread is given to let go of what it has handed over
+
 # Called before somebody is told that a pool is closed: by `sigterm`, once that is in use.
 before_refusing: list[Callable[[], object]] = []
 
@@ -121,7 +123,9 @@ class PoolHooks(core.PoolCore):
 
     def _sleep(self, waiter: core.Waiter, timeout: float | None) -> None:
         if self._is_deadlock(waiter) and self._has_own_thread(waiter):
-            # Perhaps one was dropped, in a cycle, or without the GIL: only now will it be found.
+            # Perhaps one was dropped: in a cycle, or without the GIL, or while the thread that has
+            # opened it was still on its way out with it. Only now will it be found.
+            time.sleep(_ON_THE_WAY_OUT)
             gc.collect()
             self._sweep()
             if self._is_deadlock(waiter) and self._withdraw(waiter):

@@ -7,6 +7,7 @@ import threading
 import time
 from decimal import Decimal
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -40,6 +41,17 @@ def test_who_dropped_the_rest_in_a_cycle_gets_another(balanced: str) -> None:
                 assert conn.execute("SELECT 1").fetchone() == (1,)
         finally:
             gc.enable()
+
+
+def test_who_dropped_the_rest_while_another_thread_still_had_it_gets_another(
+    balanced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectionPool(balanced, max_size=1, timeout=60) as pool:
+        of_another_thread = [pool.getconn()]
+        clock = SimpleNamespace(sleep=lambda _: of_another_thread.clear(), monotonic=time.monotonic)
+        monkeypatch.setattr("ybsmart.pool_hooks.time", clock)
+        with pool.connection() as conn:
+            assert conn.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_of_two_that_wait_for_each_other_the_last_is_told(balanced: str) -> None:
