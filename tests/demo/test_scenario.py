@@ -81,7 +81,8 @@ def is_working(node: NodeState) -> bool:
 
 
 def assert_nothing_is_left(clusters: list[LocalCluster]) -> None:
-    assert [node.state for cluster in clusters for node in cluster.nodes] == ["stopped"] * 3
+    states = [node.state for cluster in clusters for node in cluster.nodes]
+    assert states in ([], ["stopped"] * 3)  # it may have been stopped before it started any
     assert set(ybsmart.connection_counts().values()) <= {0}
     names = {thread.name for thread in threading.enumerate()}
     # Those of the process end when they find nothing more to look after.
