@@ -9,6 +9,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,8 +32,18 @@ def programs() -> Path | None:
     return Path(on_path).parent if on_path else None
 
 
+@contextlib.contextmanager
+def tls_servers() -> Iterator[TlsServers]:
+    """Servers in a folder of their own.
+
+    Not in one of pytest's, as another user may run them: each run of pytest that begins takes from
+    all other users the right to enter the folder that all runs share."""
+    with tempfile.TemporaryDirectory(prefix="ybsmart-tls-") as folder:
+        yield TlsServers(Path(folder))
+
+
 class TlsServers:
-    """Three servers, started with certificates as a test wants them.
+    """Three servers, started with certificates as a test wants them: see `tls_servers`.
 
     Their port is known once they run."""
 
@@ -47,9 +58,6 @@ class TlsServers:
         self._places = Places(HOSTS[0], None)
         self.port = self._free_port()
         folder.chmod(0o755)
-        for parent in folder.parents:
-            with contextlib.suppress(PermissionError):
-                parent.chmod(parent.stat().st_mode | 0o011)
         self._openssl(
             "req",
             "-x509",

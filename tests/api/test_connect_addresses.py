@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -325,10 +325,11 @@ def install(cluster: LocalCluster, body: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> tls.TlsServers:
+def servers() -> Iterator[tls.TlsServers]:
     if tls.programs() is None or tls.OPENSSL is None:
         pytest.skip("needs PostgreSQL with TLS and openssl (Debian: postgresql, openssl)")
-    return tls.TlsServers(tmp_path_factory.mktemp("tls"))
+    with tls.tls_servers() as servers:
+        yield servers
 
 
 @pytest.fixture

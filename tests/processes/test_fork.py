@@ -12,7 +12,7 @@ import pytest
 
 from tests.programs import Program
 from tests.support import until
-from tests.tls import OPENSSL, TlsServers, programs
+from tests.tls import OPENSSL, programs, tls_servers
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -140,18 +140,18 @@ def test_four_children_with_two_hundred_queries_each(
 @pytest.mark.skipif(
     programs() is None or OPENSSL is None, reason="no PostgreSQL with TLS, or no openssl"
 )
-def test_four_children_of_a_parent_that_uses_tls(tmp_path: Path) -> None:
-    servers = TlsServers(tmp_path)
-    stem = servers.certificate("all", "IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3")
-    with servers.running([stem] * 3):
-        url = (
-            f"postgresql://yugabyte:sesame@127.0.0.1:{servers.port}/postgres?load_balance=true"
-            f"&sslmode=verify-full&sslrootcert={servers.root}"
-        )
-        for fork in FORKS:
-            with Program(program(CHILDREN, fork), url) as parent:
-                assert parent.end() == (0, ["fine"]), parent.errors
-                assert parent.errors == ""
+def test_four_children_of_a_parent_that_uses_tls() -> None:
+    with tls_servers() as servers:
+        stem = servers.certificate("all", "IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3")
+        with servers.running([stem] * 3):
+            url = (
+                f"postgresql://yugabyte:sesame@127.0.0.1:{servers.port}/postgres"
+                f"?load_balance=true&sslmode=verify-full&sslrootcert={servers.root}"
+            )
+            for fork in FORKS:
+                with Program(program(CHILDREN, fork), url) as parent:
+                    assert parent.end() == (0, ["fine"]), parent.errors
+                    assert parent.errors == ""
 
 
 # What the system says to a wish for memory that is empty in a forked child.
