@@ -52,6 +52,13 @@ def family(pid: int | None) -> set[int]:
     return {child for child, (parent, _) in live_processes().items() if pid in (child, parent)}
 
 
+def whole_family(pid: int | None) -> set[int]:
+    """The server and its children, once it has started those that it has when nobody is connected:
+    it may be ready a moment before."""
+    until(lambda: len(family(pid)) >= 4)
+    return family(pid)
+
+
 def mentioning(text: str) -> list[int]:
     """The live processes with this text in their command line or title."""
     return [pid for pid, (_, line) in live_processes().items() if text in line]

