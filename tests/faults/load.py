@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 
 from tests.faults.client import Request
+from tests.support import until
 from ybsmart.testing import LocalCluster, LocalNode
 
 SIZE, THREADS = 12, 16
@@ -30,6 +31,7 @@ NAME = "load"  # by which the servers know the client's sessions
 Step = Callable[[LocalCluster], object]
 
 _TABLE = f"ybsmart_{os.getpid()}"  # of packet filters
+_filtering: list[subprocess.Popen[str]] = []
 
 
 @dataclass(frozen=True)
@@ -68,33 +70,53 @@ def _nothing(cluster: LocalCluster) -> None:
 
 def drop(node: LocalNode, ways: str = "ds") -> None:
     """Nothing that is sent to the node (`d`), or by it (`s`), arrives, and nothing is said about
-    it."""
-    _nft(f"add table inet {_TABLE}")
-    _nft(f"add chain inet {_TABLE} in {{ type filter hook input priority 0 ; }}")
-    for way in ways:
-        _nft(f"add rule inet {_TABLE} in ip {way}addr {node.host} tcp {way}port {node.port} drop")
+    it, until `let_pass`.
+
+    Or until this process ends, however that comes: the filters are those of another one, which ends
+    with its input, and the kernel removes them with their owner. Otherwise they would be there for
+    the next cluster at these addresses.
+    """
+    process = subprocess.Popen(
+        ["nft", "-i"],
+        env={**os.environ, "HOME": "/nowhere"},  # where it would leave a history of commands
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    _filtering.append(process)
+    rules = [f"ip {w}addr {node.host} tcp {w}port {node.port} drop" for w in ways]
+    assert process.stdin is not None
+    process.stdin.write(f"add table inet {_TABLE} {{ flags owner ; }}\n")
+    process.stdin.write(f"add chain inet {_TABLE} in {{ type filter hook input priority 0 ; }}\n")
+    process.stdin.writelines(f"add rule inet {_TABLE} in {rule}\n" for rule in rules)
+    process.stdin.flush()
+    until(lambda: all(rule in _nft(f"list table inet {_TABLE}") for rule in rules))
 
 
 def let_pass() -> None:
     """End what `drop` has begun."""
-    with contextlib.suppress(subprocess.CalledProcessError):  # nothing is dropped
-        _nft(f"delete table inet {_TABLE}")
+    while _filtering:
+        _filtering.pop().communicate()
 
 
-def _nft(command: str) -> None:
-    subprocess.run(["nft", *command.split()], check=True, capture_output=True)
+def _nft(command: str) -> str:
+    """What it prints; nothing if it fails."""
+    return subprocess.run(
+        ["nft", *command.split()],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ).stdout
 
 
 def can_drop() -> bool:
     """Whether there are packet filters to be had: root's, with nftables."""
     if shutil.which("nft") is None:
         return False
-    try:
-        _nft(f"add table inet {_TABLE}_probe")
-        _nft(f"delete table inet {_TABLE}_probe")
-    except subprocess.CalledProcessError:
-        return False
-    return True
+    command = f"add table inet {_TABLE}_probe {{ flags owner ; }}"
+    return subprocess.run(["nft", command], check=False, capture_output=True).returncode == 0
 
 
 FAULTS = (
