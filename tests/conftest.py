@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import none
 
 import ybsmart
@@ -29,6 +29,18 @@ GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 # For `gc.set_threshold`: collect as often as is bearable. Without the GIL each collection goes
 # through all that the session has made, not just what is new.
 EAGER = 1 if GIL else 500
+
+# A run is repeated with the seed that the header shows, so no database of failures is kept.
+# Without the phase that explains failures, which takes minutes. How long anything takes says more
+# about what else the machine does.
+settings.register_profile(
+    "ybsmart",
+    database=None,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ybsmart")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,7 +107,7 @@ def pytest_collection_finish() -> None:
     deal, and none of it garbage: let it be passed over."""
     # The first property test has Hypothesis make a generator, which it then wants the collector to
     # know of: on Python 3.14 it would not, and Hypothesis warns.
-    settings(max_examples=1, database=None)(given(none())(lambda nothing: None))()
+    settings(max_examples=1)(given(none())(lambda nothing: None))()
     gc.collect()
     gc.freeze()
 

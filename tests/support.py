@@ -12,7 +12,7 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
-PATIENCE = 30.0  # seconds, for a machine that is busy with something else
+PATIENCE = 60.0  # seconds, for a machine that is busy with something else
 
 
 @overload

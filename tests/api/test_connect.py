@@ -230,7 +230,7 @@ def test_no_server_reachable_is_one_error_with_each_hosts_reason() -> None:
     with pytest.raises(psycopg.OperationalError) as caught:
         ybsmart.connect(
             "host=127.0.0.1,127.0.0.2,no-such-host.invalid port=1 dbname=d user=u "
-            "password=sesame load_balance=true connect_timeout=2"
+            "password=sesame load_balance=true connect_timeout=20"
         )
 
     lines = str(caught.value).splitlines()

@@ -81,10 +81,11 @@ def test_a_failing_configure_of_psycopg_pool_leaves_nothing_counted(
         open=True,
         reconnect_timeout=0,
     )
-    with pool, pytest.raises(psycopg_pool.PoolTimeout):
-        pool.getconn(timeout=1)
+    with pool:
+        with pytest.raises(psycopg_pool.PoolTimeout):
+            pool.getconn(timeout=1)
+        until(lambda: bool(failures))
 
-    assert failures
     failures.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -262,14 +263,14 @@ def test_a_forked_child_starts_empty_and_leaves_the_parents_counts(
     close(held)
 
 
-def test_twenty_processes_with_one_connection_each_do_not_meet_on_one_node(
+def test_sixty_processes_with_one_connection_each_do_not_meet_on_one_node(
     cluster: LocalCluster, balanced: str
 ) -> None:
     hosts = set()
-    for _ in range(20):
+    for _ in range(60):
         registry.forget()  # as a fresh process starts: knowing nothing
         with ybsmart.connect(balanced) as conn:
             assert conn.node is not None
             hosts.add(conn.node.host)
 
-    assert len(hosts) == 3  # misses one once in a thousand runs
+    assert len(hosts) == 3  # misses one once in ten billion runs

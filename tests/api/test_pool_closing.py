@@ -52,7 +52,7 @@ def test_wait_raises_and_closes_when_nothing_can_be_connected_to(balanced: str) 
         connection_class.error = psycopg.OperationalError("no luck")
         pool = ConnectionPool(balanced, min_size=min_size, connection_class=connection_class)
         with pytest.raises(PoolTimeout) as caught:
-            pool.open(wait=True, timeout=0.1)
+            pool.open(wait=True, timeout=1)
         assert str(caught.value.__cause__) == "no luck"
         assert pool.closed
 

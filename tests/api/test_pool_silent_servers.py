@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.servers import kill_backend
-from ybsmart import ConnectionPool, hygiene
+from ybsmart import ConnectionPool
 from ybsmart.testing import LocalCluster
 
 on_linux = pytest.mark.skipif(
@@ -55,12 +55,6 @@ def test_a_service_file_is_not_overruled(
         assert tcp_options(conn)[3] == 7000
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hygiene, "CHECK_TIMEOUT", 0.3)
-
-
-@pytest.mark.usefixtures("impatient")
 def test_a_check_does_not_wait_for_a_server_that_is_silent(own_cluster: LocalCluster) -> None:
     conninfo = own_cluster.conninfo(load_balance=True)
     with ConnectionPool(conninfo, max_size=3, timeout=10, max_idle=0) as pool:
@@ -79,7 +73,6 @@ def test_a_check_does_not_wait_for_a_server_that_is_silent(own_cluster: LocalClu
         assert (pool.idle_count, pool.get_stats()["removed_check"]) == (2, 1)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_the_check_of_a_request_goes_on_to_a_server_that_answers(own_cluster: LocalCluster) -> None:
     conninfo = own_cluster.conninfo(load_balance=True)
     check = ConnectionPool.check_connection

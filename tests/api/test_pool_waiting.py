@@ -143,7 +143,7 @@ def test_the_place_of_a_connection_that_is_being_closed_is_worth_waiting_for(bal
 def test_a_waiter_that_gives_up_leaves_the_order_of_the_others(balanced: str) -> None:
     with ConnectionPool(balanced, max_size=1) as pool:
         held = pool.getconn(10)
-        first = Queued(pool, timeout=0.05)
+        first = Queued(pool, timeout=0.5)
         second, third = Queued(pool), Queued(pool)
         with pytest.raises(PoolTimeout):
             first.result()
@@ -160,7 +160,7 @@ def test_a_pools_own_timeout_and_that_of_a_request(balanced: str) -> None:
     with ConnectionPool(balanced, max_size=1, timeout=0.05) as pool:
         pool.wait(10)
         held = pool.getconn()
-        with pytest.raises(PoolTimeout, match=r"after 0\.\d+ sec"):
+        with pytest.raises(PoolTimeout, match=r"after \d\.\d+ sec"):
             Queued(pool, timeout=None).result()
         waiter = Queued(pool, timeout=10)
         pool.putconn(held)
@@ -209,7 +209,6 @@ def test_thirty_two_threads_on_four_connections_get_equal_shares(balanced: str) 
         counts = [0] * 32
         numbers = iter(range(32))
         stop = threading.Event()
-        timer = threading.Timer(3, stop.set)
 
         def use() -> None:
             number = next(numbers)
@@ -218,9 +217,10 @@ def test_thirty_two_threads_on_four_connections_get_equal_shares(balanced: str) 
                     time.sleep(0.001)  # work
                 counts[number] += 1
 
-        timer.start()
-        assert in_threads(32, use) == []
-        assert min(counts) > 20
+        threads = Threads([use] * 32)
+        until(lambda: min(counts) > 100)
+        stop.set()
+        threads.join()
         # Those who came last may be one round behind.
         assert max(counts) - min(counts) <= max(2, 0.05 * max(counts))
 

@@ -8,17 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
 
 from tests.conftest import EAGER, IMPLS, load_core, parts_of
 from tests.core.shell import make_shell
-
-# A run is repeated with the seed that the header shows, so no database of failures is kept.
-# Without the phase that explains failures, which takes minutes.
-settings.register_profile(
-    "core", deadline=None, database=None, phases=(Phase.explicit, Phase.generate, Phase.shrink)
-)
-settings.load_profile("core")
 
 
 @pytest.fixture(scope="session")

@@ -50,9 +50,12 @@ class Sleeper:
 
 
 def asleep(thread: threading.Thread) -> bool:
-    """Whether the thread is blocked in the kernel."""
-    with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] == "S"
+    """Whether the thread is blocked in the kernel, or has been and is over."""
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "S"
+    except FileNotFoundError:
+        return True
 
 
 @pytest.mark.parametrize("timeout", [-1, 0, 0.001, FOR_EVER, threading.TIMEOUT_MAX])
@@ -204,12 +207,12 @@ class TestOneAtATime:
         assert sorted(sleepers.join()) == [0, 1, 2, 3, 4]
 
     def test_when_patience_ends_those_kept_back_are_woken(self, patient: Any) -> None:
-        sleepers = Sleepers(patient, [0.5] * 4)
+        sleepers = Sleepers(patient, [2.0] * 4)
         for lock in sleepers.locks[:3]:
             lock.release()
         patient._set_patience(0)
         sleepers.locks[3].release()
-        work(1)
+        work(2.5)
         sleepers.join()
         assert sleepers.in_time == {0, 1, 2, 3}
 
@@ -280,8 +283,14 @@ class TestOneAtATime:
                 lock = held_lock()
                 thread = Thread(target=lock.acquire)
                 thread.start()
-                time.sleep(0.1)
+                while state(thread) != "S":
+                    time.sleep(0.001)
                 return lock, thread
+
+
+            def state(thread):
+                with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
+                    return stat.read().rpartition(")")[2].split()[0]
 
 
             lock, thread = sleeper()

@@ -21,7 +21,7 @@ import pytest
 from tests.core.shell import IDLE, IN_TRANSACTION, NEVER, Closed, Conn, Interrupt, NotLent, TimedOut
 from tests.support import Threads
 
-FOR_EVER = 10.0  # seconds; a request that waits for so long has been forgotten
+FOR_EVER = 60.0  # seconds; a request that waits for so long has been forgotten
 
 
 class Worked:
@@ -361,7 +361,7 @@ def interrupt(thread: threading.Thread) -> None:
     )
 
 
-def interrupt_again_and_again(seconds: float, action: Callable[[], None]) -> int:
+def interrupt_again_and_again(seconds: float, action: Callable[[], None]) -> None:
     """Run an action in four threads, each being interrupted once it has caught the last one."""
     over = threading.Event()
     ready: SimpleQueue[threading.Thread] = SimpleQueue()
@@ -385,7 +385,7 @@ def interrupt_again_and_again(seconds: float, action: Callable[[], None]) -> int
         threads = Threads([run] * 4)
         deadline = time.monotonic() + seconds
         interrupted = 0
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or interrupted < 100:  # however slow the machine is
             thread = ready.get(timeout=FOR_EVER)
             for _ in range(random.randrange(200)):  # to come at any point of the action
                 pass
@@ -397,7 +397,6 @@ def interrupt_again_and_again(seconds: float, action: Callable[[], None]) -> int
         gc.callbacks[:] = callbacks
     # The last ones may have come when their threads were done with everything.
     assert all(isinstance(error, Interrupt) for error in threads.errors), threads.errors
-    return interrupted
 
 
 @pytest.fixture
@@ -425,7 +424,7 @@ def test_no_interruption_of_a_block_loses_a_connection(
         with pool.connection(FOR_EVER) as conn:
             conn.pgconn.transaction_status = random.choice(statuses)
 
-    assert interrupt_again_and_again(stress_seconds, borrow) > 10
+    interrupt_again_and_again(stress_seconds, borrow)
 
     pool.stop()
     if sys.version_info >= (3, 14):
@@ -457,7 +456,7 @@ def test_what_an_interruption_between_getconn_and_putconn_loses_is_found_again(
         finally:
             pool.putconn(conn)
 
-    assert interrupt_again_and_again(stress_seconds, borrow) > 10
+    interrupt_again_and_again(stress_seconds, borrow)
 
     gc.collect()
     pool._check_invariants()

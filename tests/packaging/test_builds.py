@@ -28,7 +28,7 @@ def tree(folder: str) -> set[str]:
     return {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and path.suffix not in GENERATED
+        if "__pycache__" not in path.parts and path.is_file() and path.suffix not in GENERATED
     }
 
 

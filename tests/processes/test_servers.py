@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ import pytest
 
 from tests.programs import Program
 from tests.support import until
+from ybsmart.testing.places import Places
 
 # An application that has used its pool before it is forked, if it is.
 APPLICATION = """
@@ -95,11 +95,11 @@ class Server:
 def serve(folder: Path, url: str) -> Iterator[Callable[..., Server]]:
     """Start a server, on a port of its own; `{port}` in its arguments stands for that."""
     programs: list[Program] = []
+    places = Places("127.0.0.1", None)
 
     def start(*command: str) -> Server:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        # One that nobody takes before it does: neither a cluster nor a connection that goes out.
+        ((_, port),) = places.first(1)
         arguments = [part.replace("{port}", str(port)) for part in command]
         path = os.pathsep.join([str(folder), *filter(None, sys.path)])
         programs.append(Program(arguments, URL=url, PYTHONPATH=path))
@@ -110,6 +110,7 @@ def serve(folder: Path, url: str) -> Iterator[Callable[..., Server]]:
     yield start
     for program in programs:
         program.__exit__()
+    places.release()
 
 
 WORKERS = [

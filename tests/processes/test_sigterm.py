@@ -185,14 +185,14 @@ time.sleep(1000)
 
 @pytest.mark.parametrize("main", ["time.sleep(1000)", "threading.Event().wait()"])
 def test_it_does_not_wait_longer_than_it_was_told_to(url: str, main: str) -> None:
-    code = HOLDER + START.replace("(pool)", "(pool, timeout=0.2)")
+    code = HOLDER + START.replace("(pool)", "(pool, timeout=2)")
     with Program(code + main, url) as program:
         program.expect("held")
         program.terminate()
         program.expect("closed")
 
         assert program.end() == (KILLED, [])
-        assert program.errors.startswith("SIGTERM: the pool 'pool-1' has not ended after 0.2 s")
+        assert program.errors.startswith("SIGTERM: the pool 'pool-1' has not ended after 2 s")
         assert "Thread-1 (hold)" in program.errors
 
 
