@@ -33,6 +33,15 @@ def until(look: Callable[[], object], expected: object = True, *, limit: float =
         pause = min(0.05, pause * 1.3)
 
 
+def asleep(thread: threading.Thread) -> bool:
+    """Whether the thread is blocked in the kernel, or has been and is over. For Linux."""
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "S"
+    except FileNotFoundError:
+        return True
+
+
 class Threads:
     """Threads that run these actions, from the same moment on; `errors` is what they raised."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import sys
 from _thread import allocate_lock, get_ident
-from operator import attrgetter
 from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,7 +32,7 @@ def _unchanged(obj: T) -> T:
     return obj
 
 
-cclass = cfunc = ccall = inline = no_gc = _unchanged
+address = cclass = cfunc = ccall = inline = no_gc = _unchanged
 
 
 def final(cls: type[T]) -> type[T]:
@@ -54,21 +53,19 @@ def cast(_type: Any, obj: Any) -> Any:
     return obj
 
 
-# Uncompiled, a critical section is a lock of the object's own: several bytecodes are not atomic
-# under any GIL. It is the interpreter's lock, also after gevent's monkey patching, because nothing
-# inside a section ever waits, so that two greenlets of one thread can never meet in it.
+# Uncompiled, a critical section takes a lock also under the GIL: several bytecodes are not atomic.
+# It is the interpreter's lock, also after gevent's monkey patching, because nothing inside a
+# section ever waits, so that two greenlets of one thread can never meet in it.
 _OF_LOCKS = ("__enter__", "__exit__", "acquire", "locked", "release")
 
 
-def new_guard() -> Any:
+def pymutex() -> Any:
     """Such a lock, with its methods in a class of its own: `with` finds them bound there, and need
     not bind them each time, which takes a third of a section."""
     lock = allocate_lock()
     methods = {name: getattr(lock, name) for name in _OF_LOCKS}
     return type("Guard", (), {"__slots__": (), **methods})()
 
-
-critical_section = attrgetter("_guard")
 
 _WIPE_ON_FORK = 18  # Linux's MADV_WIPEONFORK, which Python has no name for
 _NO_ADVICE = -1  # who takes that, as an emulator of Linux may, ignores what it does not know
@@ -108,4 +105,4 @@ def _note_process() -> Callable[[], int]:
 
 which_process = _note_process()
 
-__all__ = ["critical_section", "get_ident", "monotonic", "new_guard", "which_process"]
+__all__ = ["get_ident", "monotonic", "pymutex", "which_process"]

@@ -47,7 +47,7 @@ class PoolClosing(PoolOpenings):
     @cython.cfunc
     def _retire(self, slot: Slot, conn: object, reason: object) -> object:
         """Close a lent connection for good. It counts until it is closed."""
-        with cython.critical_section(self):
+        with self._guard:
             if slot._retired:
                 return None
             slot._retired = True
@@ -71,13 +71,13 @@ class PoolClosing(PoolOpenings):
         spare: Opening
         following: Opening
         slot._unwatch()
-        with cython.critical_section(self):
+        with self._guard:
             # First, because the set has a section of its own, which may give way to others.
             self._slots.discard(slot)
             slot._shelf._lent -= 1
             self._total -= 1
         spare = Opening()  # may fail: the place is free all the same
-        with cython.critical_section(self):
+        with self._guard:
             following = self._next_opening(spare)
         self._begin(following)
         self._see_to_retry()
@@ -93,7 +93,7 @@ class PoolClosing(PoolOpenings):
                 slot: Slot = leaked.popleft()
             except IndexError:  # another thread took the last one
                 break
-            with cython.critical_section(self):
+            with self._guard:
                 lost: cython.bint = slot._holder != 0
                 slot._holder = 0
                 if lost:
@@ -116,7 +116,7 @@ class PoolClosing(PoolOpenings):
     def _start_closing(self) -> bool:
         """Refuse newcomers from now on. False: it was closing already."""
         self._collect_leaked()
-        with cython.critical_section(self):
+        with self._guard:
             if self._closing:
                 return False
             self._closing = True

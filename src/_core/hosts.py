@@ -75,7 +75,7 @@ class HostTable(HostChoosing):
             host._listed = host._key in hosts
         self._known.update(hosts)
         nothing: list[tuple[Tier, ...]] = []
-        with cython.critical_section(self):
+        with self._guard:
             before = self._listed
             self._listed = fresh
             kept, self._kept = self._kept, nothing
@@ -103,7 +103,7 @@ class HostTable(HostChoosing):
         """Tiers to reserve from, the best first, for as long as the list of hosts stays."""
         arranged = tuple([Tier(tuple(dict.fromkeys(hosts))) for hosts in tiers])
         tier: Tier
-        with cython.critical_section(self):
+        with self._guard:
             if len(self._kept) < _KEPT:
                 for tier in arranged:
                     tier._keep()
@@ -115,7 +115,7 @@ class HostTable(HostChoosing):
         """The host of a key, with what is now known of it."""
         if host is None:
             return Host(key, info)
-        with cython.critical_section(host):
+        with host._guard:
             # Swapped, so that what is replaced is let go of outside the section.
             host._info, info = info, host._info
         return host
@@ -123,7 +123,7 @@ class HostTable(HostChoosing):
     def hosts(self) -> tuple[Host, ...]:
         """The hosts that are listed, and those no longer listed that still have connections."""
         self._collect_dropped()
-        with cython.critical_section(self):
+        with self._guard:
             listed = self._listed
         # By identity, because a list that is being taken over at this moment changes the flags.
         seen = set(listed)
@@ -155,7 +155,7 @@ class HostTable(HostChoosing):
         host: Host = None  # type: ignore[assignment]
         if self._dropped:
             self._collect_dropped()
-        with cython.critical_section(self):
+        with self._guard:
             if tried is None and tiers:
                 host = self._pick(tiers[0])
             if host is None:
@@ -169,13 +169,13 @@ class HostTable(HostChoosing):
     def mark_down(self, host: Host, until: cython.double, error: str) -> None:
         """Pass the host over until the clock reads `until`. Its count stays what it is."""
         host._down_until = until
-        with cython.critical_section(host):
+        with host._guard:
             host._last_error = error
 
     def mark_up(self, host: Host) -> None:
         """Take the host into service at once: it has just been seen to answer."""
         host._down_until = 0.0
-        with cython.critical_section(host):
+        with host._guard:
             host._last_error = ""
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False
+# cython: boundscheck=False, wraparound=False, preliminary_late_includes_cy28=True
 """The hosts compiled: all their parts in one module, because Cython reaches C fields only within one.
 
 Has nothing of its own. Uncompiled, the parts are modules that import each other; an included file
@@ -7,8 +7,10 @@ must not have a `from __future__` of its own.
 
 from __future__ import annotations
 
+cimport cython
 from cpython.time cimport monotonic
 
+include "sections.pxi"
 include "tiers.py"
 include "leases.py"
 include "choosing.py"

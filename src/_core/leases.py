@@ -24,12 +24,12 @@ class HostCounts:
 
     __slots__ = ("_dropped", "_guard")
 
-    _guard: object
+    _guard: cython.pymutex
     _dropped: list[Host]  # left by finalisers
 
     def __init__(self) -> None:
         if not cython.compiled:
-            self._guard = cython.new_guard()
+            self._guard = cython.pymutex()
         self._dropped = []
 
     @cython.cfunc
@@ -42,7 +42,7 @@ class HostCounts:
                 host = dropped.pop()
             except IndexError:  # another thread took the last one
                 break
-            with cython.critical_section(self):
+            with self._guard:
                 host._add(-1)
         return None
 
@@ -81,13 +81,13 @@ class Lease:
                 self._once.pop()  # type: ignore[attr-defined]
             except IndexError:  # another thread was quicker
                 return False
-            if self._table._guard.locked():  # type: ignore[attr-defined]
+            if self._table._guard.locked():
                 # Uncompiled, the garbage collector may have run the finaliser that calls this
                 # inside a section of this very thread.
                 self._active = False
                 self._table._dropped.append(self._host)
                 return True
-        with cython.critical_section(self._table):
+        with self._table._guard:
             if not self._active:
                 return False
             self._active = False

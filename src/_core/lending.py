@@ -36,7 +36,7 @@ class PoolLending(PoolClosing):
     @cython.cfunc
     def _take(self) -> Slot:
         """Take an idle connection off its shelf, or None. Waiters present imply that none is."""
-        with cython.critical_section(self):
+        with self._guard:
             self._requests_num += 1
             if self._idle == 0 or self._closing:
                 return None  # type: ignore[return-value]
@@ -45,7 +45,7 @@ class PoolLending(PoolClosing):
     @cython.cfunc
     def _uncount_request(self) -> object:
         """What is asked for next is for a request that has been counted."""
-        with cython.critical_section(self):
+        with self._guard:
             self._requests_num -= 1
         return None
 
@@ -123,7 +123,7 @@ class PoolLending(PoolClosing):
         waiter: Waiter
         reason: cython.int
         now: cython.double = monotonic()
-        with cython.critical_section(self):
+        with self._guard:
             if slot._lent_at:
                 self._last_return = now
                 self._uses._add(now - slot._lent_at)
@@ -195,9 +195,8 @@ class PoolLending(PoolClosing):
             slot = Slot(self._leaked, conn, self._shelf(key, label), retire_at)
             conn._pool = None
             conn._ybsmart_slot = slot
-            with cython.critical_section(self):
-                # First, because the set has a section of its own, which may give way to others,
-                # and because nothing else in here can fail.
+            with self._guard:
+                # First, because nothing else in here can fail.
                 self._slots.add(slot)
                 given_up = opening._over
                 if not given_up:
@@ -208,13 +207,13 @@ class PoolLending(PoolClosing):
                     self._connect_after = 0.0
                     self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
         except BaseException as exc:
-            with cython.critical_section(self):
+            with self._guard:
                 self._slots.discard(slot)  # added, if only the set could not grow
             self._begin(self._opening_failed(opening, exc, 0.0, True))
             raise
         if given_up:
             slot._retired = True
-            with cython.critical_section(self):
+            with self._guard:
                 self._slots.discard(slot)
             try:
                 self._close_conn(conn, "closed")
@@ -224,7 +223,7 @@ class PoolLending(PoolClosing):
             return None
         slot._conn = conn
         self._pass(slot)
-        with cython.critical_section(self):
+        with self._guard:
             following = self._next_opening(spare)
         try:
             self._begin_all()
@@ -240,13 +239,13 @@ class PoolLending(PoolClosing):
         fresh: Shelf = Shelf(key, label)
         shelf: Shelf
         while True:
-            with cython.critical_section(self):
+            with self._guard:
                 shelves = self._shelves
             for shelf in shelves:
                 if shelf._key == key:
                     return shelf
             more = (*shelves, fresh)
-            with cython.critical_section(self):
+            with self._guard:
                 # Made outside and published here, unless somebody else was quicker.
                 if self._shelves is shelves:
                     self._shelves = more

@@ -86,7 +86,7 @@ class PoolLoans(PoolSweeping):
         loan. 0 is any that is not a block's, as only the block knows its number. False: its place
         has been given away, because the holder had dropped it."""
         dropped: cython.bint
-        with cython.critical_section(self):
+        with self._guard:
             if slot._holder and (slot._loan == loan if loan else not slot._in_block):
                 slot._holder = 0
                 return True
@@ -135,7 +135,7 @@ class PoolLoans(PoolSweeping):
     @cython.cfunc
     def _end_use(self, slot: Slot) -> object:
         now: cython.double = monotonic()
-        with cython.critical_section(self):
+        with self._guard:
             if slot._lent_at:
                 self._uses._add(now - slot._lent_at)
                 slot._lent_at = 0.0

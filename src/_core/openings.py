@@ -135,7 +135,7 @@ class PoolOpenings(PoolState):
         spare: Opening = Opening()
         opening: Opening = None  # type: ignore[assignment]
         now: cython.double = monotonic()
-        with cython.critical_section(self):
+        with self._guard:
             if (
                 not self._closing
                 and self._connecting < self._connect_limit
@@ -242,7 +242,7 @@ class PoolOpenings(PoolState):
         opening: Opening
         while True:
             spare = Opening()
-            with cython.critical_section(self):
+            with self._guard:
                 opening = self._next_opening(spare)
             if opening is None:
                 return None
@@ -258,7 +258,7 @@ class PoolOpenings(PoolState):
         spare: Opening = Opening()
         owner: Waiter
         following: Opening
-        with cython.critical_section(self):
+        with self._guard:
             if opening._over:
                 return None
             owner = self._finish(opening)
@@ -281,7 +281,7 @@ class PoolOpenings(PoolState):
 
     def _set_sizes(self, min_size: cython.Py_ssize_t, max_size: cython.Py_ssize_t) -> None:
         self._notice_fork()
-        with cython.critical_section(self):
+        with self._guard:
             self._min_size = min_size
             self._max_size = max_size
         self._begin_all()
@@ -300,7 +300,7 @@ class PoolOpenings(PoolState):
     def _squeeze(self, seconds: cython.double) -> bool:
         """The server has too many clients: for a while, make do with those there are. False: there
         are none."""
-        with cython.critical_section(self):
+        with self._guard:
             if self._total == self._connecting:
                 return False
             self._squeezed_to = self._total - self._connecting
@@ -309,13 +309,13 @@ class PoolOpenings(PoolState):
 
     def _forgive(self) -> None:
         """Forget earlier failures: what is wanted next is opened at once."""
-        with cython.critical_section(self):
+        with self._guard:
             self._connect_after = 0.0
 
     def _claim_retry(self) -> bool:
         """Become the one who waits to open what may not be opened yet. False: nothing is wanted,
         or somebody else is. Ends with `_wait_to_retry` below zero, or `_retry`."""
-        with cython.critical_section(self):
+        with self._guard:
             if self._retrying or not self._lacks():
                 return False
             self._retrying = True
@@ -336,7 +336,7 @@ class PoolOpenings(PoolState):
         """Seconds until something that is wanted may be opened; below zero: nothing is any more."""
         now: cython.double = monotonic()
         time: cython.double
-        with cython.critical_section(self):
+        with self._guard:
             if not self._lacks():
                 self._retrying = False
                 return -1.0
@@ -346,6 +346,6 @@ class PoolOpenings(PoolState):
     def _retry(self) -> Opening | None:
         """End the wait to retry; return what may be opened now."""
         spare: Opening = Opening()
-        with cython.critical_section(self):
+        with self._guard:
             self._retrying = False
             return self._next_opening(spare)

@@ -1,3 +1,4 @@
+# cython: preliminary_late_includes_cy28=True
 """The pool compiled: all its parts in one module, because Cython reaches C fields only within one.
 
 Has nothing of its own but a clock that tests can stop, and what stands in for
@@ -7,6 +8,7 @@ must not have a `from __future__` of its own.
 
 from __future__ import annotations
 
+cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident as get_ident
 from cpython.time cimport monotonic as _python_clock
 
@@ -67,6 +69,7 @@ cdef extern from *:
 
 watch_forks()
 
+include "sections.pxi"
 include "waiters.py"
 include "slots.py"
 include "times.py"

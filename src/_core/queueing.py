@@ -94,7 +94,7 @@ class PoolQueueing(PoolLending):
         closed: cython.bint
         full: cython.bint
         self._collect_leaked()
-        with cython.critical_section(self):
+        with self._guard:
             closed = self._closing
             full = 0 < self._max_waiting <= self._waiting
             if not closed and not full:
@@ -115,7 +115,7 @@ class PoolQueueing(PoolLending):
 
     def _withdraw(self, waiter: Waiter) -> bool:
         """Leave the queue. False: the wait has been settled already."""
-        with cython.critical_section(self):
+        with self._guard:
             if not self._queue.cancel(waiter):
                 return False
             self._left(waiter)
@@ -131,7 +131,7 @@ class PoolQueueing(PoolLending):
     def _fail_first(self, error: BaseException) -> bool:
         """Fail the waiter that is next. False: nobody waits."""
         waiter: Waiter
-        with cython.critical_section(self):
+        with self._guard:
             waiter = self._queue.first()
             if waiter is None:
                 return False
@@ -181,7 +181,7 @@ class PoolQueueing(PoolLending):
         while True:
             waiters = [None] * length  # type: ignore[list-item]  # not within the section
             i = 0
-            with cython.critical_section(self):
+            with self._guard:
                 if self._waiting == length:
                     waiter = self._queue.first()
                     while waiter is not None:

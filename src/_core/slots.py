@@ -117,8 +117,9 @@ class Slot:
     _pgconn: object
     _watch: object
     _note: object
-    if cython.compiled:  # else the name is not there yet
-        _below: Slot
+    if cython.compiled:
+        _guard: cython.pymutex  # of _watch and _note; uncompiled, each is read and set in one step
+        _below: Slot  # uncompiled, the name is not there yet
     _idle_since: cython.double
     _retire_at: cython.double
     _lent_at: cython.double
@@ -169,7 +170,7 @@ class Slot:
         if not cython.compiled:
             watch = self._watch
         else:
-            with cython.critical_section(self):
+            with self._guard:
                 watch = self._watch
         return watch() if watch is not None else None
 
@@ -180,7 +181,7 @@ class Slot:
         if not cython.compiled:
             self._watch = None
         else:
-            with cython.critical_section(self):
+            with self._guard:
                 self._watch, watch = watch, self._watch
         return None
 
@@ -212,7 +213,7 @@ class Slot:
         """The shell's, about the present loan. Any thread may read and set it."""
         if not cython.compiled:
             return self._note
-        with cython.critical_section(self):
+        with self._guard:
             return self._note
 
     @note.setter
@@ -220,7 +221,7 @@ class Slot:
         if not cython.compiled:
             self._note = note
             return
-        with cython.critical_section(self):
+        with self._guard:
             # Swapped, so that what is replaced is let go of outside the section.
             self._note, note = note, self._note
 

@@ -56,7 +56,7 @@ class PoolState(Hooks):
         "_watched",
     )
 
-    _guard: object
+    _guard: cython.pymutex
     _process: cython.longlong  # the one that the connections belong to
     _queue: WaiterQueue
     _waiting: cython.Py_ssize_t  # the queue's length, as an integer that the fast path can read
@@ -92,7 +92,10 @@ class PoolState(Hooks):
         """Begin without connections, waiters or numbers: when new, and in a forked child. A closed
         pool stays closed. Each layer sets what is its own."""
         if not cython.compiled:
-            self._guard = cython.new_guard()
+            self._guard = cython.pymutex()
+        else:
+            # A thread of the parent may have had it.
+            renew(cython.address(self._guard))  # type: ignore[name-defined]
         self._queue = WaiterQueue()
         self._waiting = 0
         self._shelves = ()
@@ -193,7 +196,7 @@ class PoolState(Hooks):
 
     @cython.cfunc
     def _count_wait(self, seconds: cython.double) -> object:
-        with cython.critical_section(self):
+        with self._guard:
             self._waits._add(seconds)
         return None
 
@@ -203,7 +206,7 @@ class PoolState(Hooks):
         self._notice_fork()
         waits: Times = Times()
         uses: Times = Times()
-        with cython.critical_section(self):
+        with self._guard:
             peak: cython.Py_ssize_t = self._peak
             requests: cython.longlong = self._requests_num
             if reset:
@@ -227,7 +230,7 @@ class PoolState(Hooks):
     def _list_shelves(self) -> tuple[Shelf, ...]:
         """The shelves, one per node that ever had a connection here."""
         self._notice_fork()
-        with cython.critical_section(self):
+        with self._guard:
             return self._shelves
 
     def _list_slots(self) -> list[Slot]:
@@ -238,7 +241,7 @@ class PoolState(Hooks):
     def _snapshot(self) -> dict[str, Any]:
         """The numbers, for tests and messages; those of the shelves are exact only of a pool at
         rest."""
-        with cython.critical_section(self):
+        with self._guard:
             total: cython.Py_ssize_t = self._total
             idle: cython.Py_ssize_t = self._idle
             connecting: cython.Py_ssize_t = self._connecting

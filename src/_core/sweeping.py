@@ -45,7 +45,7 @@ class PoolSweeping(PoolQueueing):
         evicted_as: cython.int = REASONS.index(reason)
         for shelf in self._list_shelves():
             if key is None or shelf._key == key:
-                with cython.critical_section(self):
+                with self._guard:
                     shelf._generation += 1
                     shelf._evicted_as = evicted_as
         self._sweep()
@@ -56,7 +56,7 @@ class PoolSweeping(PoolQueueing):
         shelf: Shelf
         slot: Slot = None  # type: ignore[assignment]
         for shelf in self._list_shelves():
-            with cython.critical_section(self):
+            with self._guard:
                 shelf._sheds = False
                 if key is not None and shelf._key == key and not self._closing:
                     slot = self._longest_idle(shelf)
@@ -74,7 +74,7 @@ class PoolSweeping(PoolQueueing):
         reason: cython.int
         self._collect_leaked()
         while True:
-            with cython.critical_section(self):
+            with self._guard:
                 slot = self._oldest_unfit(monotonic())
                 reason = 0
                 if slot is not None:
@@ -118,7 +118,7 @@ class PoolSweeping(PoolQueueing):
         reason: object
         for shelf in self._list_shelves():
             for _ in range(shelf._idle):
-                with cython.critical_section(self):
+                with self._guard:
                     slot = self._longest_idle(shelf)
                 if slot is None:
                     break
@@ -156,7 +156,7 @@ class PoolSweeping(PoolQueueing):
         shelf: Shelf
         slot: Slot
         i: cython.Py_ssize_t = 0
-        with cython.critical_section(self):
+        with self._guard:
             for shelf in self._shelves:
                 slot = shelf._top
                 while slot is not None and i < len(conns):

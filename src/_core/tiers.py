@@ -33,7 +33,7 @@ class Host:
     )
 
     __weakref__: object
-    _guard: object  # of _info and _last_error; the rest belongs to the table
+    _guard: cython.pymutex  # of _info and _last_error; the rest belongs to the table
     _key: str
     _info: object
     _last_error: str
@@ -45,7 +45,7 @@ class Host:
 
     def __init__(self, key: str, info: Any) -> None:
         if not cython.compiled:
-            self._guard = cython.new_guard()
+            self._guard = cython.pymutex()
         self._key = key
         self._info = info
         self._count = 0
@@ -62,7 +62,7 @@ class Host:
     @property
     def info(self) -> Any:
         """What the shell stored: address, placement, node type."""
-        with cython.critical_section(self):
+        with self._guard:
             return self._info
 
     @property
@@ -83,7 +83,7 @@ class Host:
     @property
     def last_error(self) -> str:
         """What failed last; empty after a success."""
-        with cython.critical_section(self):
+        with self._guard:
             return self._last_error
 
     def __repr__(self) -> str:

@@ -41,10 +41,8 @@ STOPS = {
 def stops_before_sections(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if core.name == "python":
         shim = core.pool.cython
-        get_guard = shim.critical_section
-        monkeypatch.setattr(
-            shim, "critical_section", lambda owner: StoppingSection(get_guard(owner))
-        )
+        make_mutex = shim.pymutex
+        monkeypatch.setattr(shim, "pymutex", lambda: StoppingSection(make_mutex()))
 
 
 @pytest.fixture(scope="module", autouse=True)

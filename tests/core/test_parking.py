@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import until
+from tests.support import asleep, until
 
 FOR_EVER = 20.0  # seconds
 
@@ -47,15 +47,6 @@ class Sleeper:
         self.thread.join(FOR_EVER + 10)
         assert not self.thread.is_alive(), "it sleeps on"
         return self.woken
-
-
-def asleep(thread: threading.Thread) -> bool:
-    """Whether the thread is blocked in the kernel, or has been and is over."""
-    try:
-        with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "S"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.parametrize("timeout", [-1, 0, 0.001, FOR_EVER, threading.TIMEOUT_MAX])

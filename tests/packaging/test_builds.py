@@ -34,7 +34,9 @@ def tree(folder: str) -> set[str]:
 
 def sources() -> set[str]:
     """The files of src that are installed, under the names they then have."""
-    names = {name.removeprefix("src/") for name in tree("src") if not name.endswith(".pyx")}
+    names = {
+        name.removeprefix("src/") for name in tree("src") if not name.endswith((".pxi", ".pyx"))
+    }
     return {f"ybsmart/{name}" if name.startswith("_core/") else name for name in names}
 
 
