@@ -49,7 +49,7 @@ def test_who_has_to_wait_inside_a_section_lets_nobody_in(make_pool: MakePool) ->
     try:
         looking.start()
         until(lambda: bool(comparing))
-        pool.getconn()  # so that another is opened, and added to the set in a section
+        held = pool.getconn()  # so that another is opened, and added to the set in a section
         adding.start()
         until(lambda: pool.connecting_count == 1 and asleep(adding))
         asking.start()
@@ -62,3 +62,4 @@ def test_who_has_to_wait_inside_a_section_lets_nobody_in(make_pool: MakePool) ->
         thread.join(30.0)
         assert not thread.is_alive()
     assert snapshots[0]["connecting"] == 0  # as the section has left it
+    pool.putconn(held)
