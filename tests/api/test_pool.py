@@ -12,7 +12,7 @@ import pytest
 
 import ybsmart
 from tests.servers import by_node
-from tests.support import in_threads
+from tests.support import in_threads, until
 from ybsmart import ConnectionPool
 from ybsmart.testing import LocalCluster
 
@@ -212,5 +212,6 @@ def test_fairness_and_nothing_lost_under_contention(cluster: LocalCluster, balan
 
         assert not in_threads(16, use)
         assert sum(rounds.values()) == 16 * until_round
+        until(lambda: pool.connecting_count, 0)
         pool.check()
         assert pool.idle_count == pool.total_count == sum(by_node(cluster)) == 4

@@ -373,17 +373,19 @@ def test_a_killed_node_fails_only_what_was_running_on_it(own_cluster: LocalClust
         threads = [threading.Thread(target=work) for _ in range(8)]
         for thread in threads:
             thread.start()
-        until(lambda: len(served) == 3 and sum(served.values()) > 300)
-        dead = own_cluster.nodes[1]
-        own_cluster.kill(dead)
-        before = Counter(served)
-        until(lambda: sum((served - before).values()) > 600)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        try:
+            until(lambda: len(served) == 3 and sum(served.values()) > 300)
+            own_cluster.kill(own_cluster.nodes[1])
+            before = Counter(served)
+            until(lambda: sum((served - before).values()) > 600)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
 
         assert len(failed) <= 2  # as many as the pool had connections there
         assert not any(isinstance(error, PoolTimeout) for error in failed)
+        until(lambda: pool.connecting_count, 0)
         pool.check()
         assert pool.total_count == pool.idle_count == sum(by_node(own_cluster))
         assert by_node(own_cluster)[1] == 0

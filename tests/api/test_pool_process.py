@@ -70,9 +70,11 @@ def test_finalisers_that_return_connections_anywhere(balanced: str) -> None:
 
         collector = threading.Thread(target=collect)
         collector.start()
-        assert in_threads(4, use) == []
-        over.set()
-        collector.join()
+        try:
+            assert in_threads(4, use) == []
+        finally:
+            over.set()
+            collector.join()
         gc.collect()
         until(lambda: pool.total_count == pool.idle_count)
         assert pool.total_count <= 3

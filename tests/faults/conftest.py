@@ -52,8 +52,10 @@ def make_pool(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent node is given up after a second instead of six."""
-    monkeypatch.setattr(tending, "SUSPICIOUS", 0.1)
-    monkeypatch.setattr(tending, "FIRST_LOOK", 0.2)
-    monkeypatch.setattr(tending, "HOPELESS", 0.5)
-    monkeypatch.setattr(upkeep, "PROBE_TIMEOUT", 0.7)
+    """A silent node is given up after two seconds instead of six; no sooner, or one that is well
+    would be on a busy machine. Likewise, nobody goes elsewhere as soon as users do."""
+    monkeypatch.setattr(tending, "SUSPICIOUS", 0.2)
+    monkeypatch.setattr(tending, "FIRST_LOOK", 0.4)
+    monkeypatch.setattr(tending, "HOPELESS", 1.0)
+    monkeypatch.setattr(upkeep, "PROBE_TIMEOUT", 1.5)
+    monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 0.9)

@@ -76,6 +76,7 @@ def state(cluster: LocalCluster, index: int) -> str:
 
 def audit(pool: ConnectionPool, cluster: LocalCluster) -> None:
     """With nothing lent: the pool's books, the process's counts and the servers agree."""
+    until(lambda: pool.connecting_count, 0)
     pool.check()
     assert pool.waiting_count == 0
     assert pool.idle_count == pool.total_count

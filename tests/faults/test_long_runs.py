@@ -197,7 +197,7 @@ def test_after_everything_at_random_all_books_agree(
     seconds: int,
 ) -> None:
     """The pool's, its process's counts, the servers' own, and what the system has."""
-    pool = make_pool(timeout=5)
+    pool = make_pool(timeout=20)
     fill(pool)
     before = Footprint()
     trouble = Trouble(pool, own_cluster, int(request.config.option.hypothesis_seed))
@@ -209,7 +209,7 @@ def test_after_everything_at_random_all_books_agree(
             trouble.strike()
             time.sleep(trouble.lots.uniform(0.0, 0.2))
     finally:
-        requests = users.stop(15.0)
+        requests = users.stop(60.0)
     failed = Counter(r.error.split(":")[0] for r in requests if r.error)
     assert set(failed) <= {"OperationalError", "AdminShutdown", "QueryCanceled", "Unreachable",
                            "CannotConnectNow", "ConnectionTimeout", "InterfaceError"}  # fmt: skip

@@ -95,7 +95,7 @@ def test_a_long_query_on_a_node_that_is_well_is_not_disturbed(
 ) -> None:
     pool = make_pool(3)
     with borrowed(pool, 3) as conns:
-        asking = [Asking(conn, "SELECT pg_sleep(2.5), 1") for conn in conns]
+        asking = [Asking(conn, "SELECT pg_sleep(4), 1") for conn in conns]
         soon(lambda: not any(thread.is_alive() for thread in asking), pool)
         assert [thread.error for thread in asking] == [None] * 3
         assert [state(own_cluster, i) for i in range(3)] == ["up"] * 3

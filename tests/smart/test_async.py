@@ -220,7 +220,7 @@ def test_a_frozen_node_blocks_neither_the_caller_nor_the_loop(
             while not over.wait(0.01):
                 beats += 1
 
-        beating = threading.Thread(target=beat)
+        beating = threading.Thread(target=beat, daemon=True)
         beating.start()
         ticking = asyncio.create_task(tick())
         before = time.monotonic()

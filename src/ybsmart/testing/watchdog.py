@@ -83,7 +83,7 @@ def _ps(*options: str) -> list[str]:
     return os.fsdecode(done.stdout).splitlines()
 
 
-def signal_all(mark: str, number: int, *, until: str = "", seconds: float = 20.0) -> set[int]:
+def signal_all(mark: str, number: int, *, until: str = "", seconds: float = 60.0) -> set[int]:
     """Send the signal to every server with this mark until each is gone, or its state in `until`.
 
     Returns the ids of all it found. TimeoutError after `seconds`.
@@ -172,7 +172,7 @@ def end(folder: str) -> None:
 
     TimeoutError when a process or a file withstands.
     """
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     kill(folder)
     shutil.rmtree(folder, ignore_errors=True)
     # An initdb or cp that was under way may still be writing, and ends for want of its folder.
