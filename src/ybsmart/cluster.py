@@ -85,14 +85,15 @@ class Cluster:
     """What is known of one cluster. Safe for any number of threads.
 
     `_lock` makes one step of taking over a list of nodes, and of arranging it into tiers. It is
-    held for a moment and never during I/O. What connects have shown is noted without it: each note
-    is one step, and the latest is as good as any.
+    held for a moment and never during I/O; a finaliser, or a signal's handler, may come here while
+    its own thread has it. What connects have shown is noted without it: each note is one step, and
+    the latest is as good as any.
     """
 
     def __init__(self) -> None:
         self.table = hosts.HostTable(random.SystemRandom().randrange(1, 2**64))
         self.upkeep = Upkeep(self)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._listed: tuple[hosts.Host, ...] = ()
         self._tiers: dict[Policy, tuple[hosts.Tier, ...]] = {}
         self.universe_uuid: str | None = None

@@ -18,6 +18,7 @@ import psycopg
 from . import sweeper
 from ._core import pool as core
 from .addresses import host_port
+from .alarm import Alarm
 from .faults import Fault, classify
 from .hygiene import close, end_transaction, must_be_idle
 from .pool_options import connect_arguments
@@ -47,7 +48,7 @@ class Backoff:
         self.failures = 0
         self.since: float | None = None
         self.last_error: BaseException | None = None
-        self._cut_short = threading.Event()
+        self._alarm = Alarm()
 
     def succeeded(self) -> None:
         self.failures = 0
@@ -70,10 +71,12 @@ class Backoff:
         self.since = None
 
     def pause(self, seconds: float) -> None:
-        self._cut_short.wait(seconds)
+        """Called by the one connector that waits for its pool."""
+        self._alarm.sleep(seconds)
 
-    def pause_no_more(self) -> None:
-        self._cut_short.set()
+    def cut_short(self) -> None:
+        """End the pause."""
+        self._alarm.ring()
 
 
 class Connector:

@@ -125,8 +125,8 @@ def dial(source: Source, deadline: float) -> Steps:
     Raises at once when the caller is at fault, and what the source says when all have failed.
     """
     dialer = _Dialer(source)
-    _under_way.add(dialer)
     try:
+        _under_way.add(dialer)
         return (yield from dialer.steps(deadline))
     finally:
         _under_way.discard(dialer)

@@ -99,9 +99,9 @@ class PoolLifetime(PoolHooks):
         """
         pool_options.time_left("timeout", timeout)
         self._start_closing()
-        self._backoff.pause_no_more()
         while self._fail_first(self._closed_error()):
             pass
+        self._backoff.cut_short()  # nothing is wanted any more
         self._sweep()
         if timeout > 0:
             self._wait_until(lambda: self.connecting_count == 0, timeout)

@@ -66,7 +66,9 @@ class _Look:
                 raise self.failure
 
 
-_lock = threading.Lock()  # guards the two below, and the entries
+# Guards the two below, and the entries. A finaliser, or a signal's handler, may come here while its
+# own thread has it.
+_lock = threading.RLock()
 _entries: dict[Contact, _Entry] = {}
 _clusters: list[Cluster] = []
 
@@ -118,26 +120,27 @@ def _refresh(cluster: Cluster, request: Request) -> Future[None] | None:
 def _find(request: Request) -> Cluster | _Look | None:
     """The cluster, None if it is no cluster, or the look that has to be waited for."""
     forks.notice()
-    entry = _entries.get(request.contact)
-    if entry is not None and entry.cluster is not None:
+    entry = _entries.get(request.contact) or _entries.setdefault(request.contact, _Entry())
+    if entry.cluster is not None:
         return entry.cluster
-    begun: _Look | None = None
+    now = time.monotonic()
+    own = _Look(request)
     try:
+        # Within the lock nothing is called, so that no finaliser or handler gets in between: one
+        # that connects would wait for a look that in turn waits for the lock.
         with _lock:
-            entry = _entries.setdefault(request.contact, _Entry())
             if entry.cluster is not None:
                 return entry.cluster
             plain_until = entry.plain_until
+            if entry.look is None and (plain_until is None or now >= plain_until):
+                entry.look = own
             look = entry.look
-            if look is None and (plain_until is None or time.monotonic() >= plain_until):
-                begun = look = entry.look = _Look(request)
-        if begun is not None:
+        if look is own:
             # Without the lock: where gevent has made greenlets of threads only after this module
-            # was imported, starting one switches, and the next to want the lock would stop all.
-            _start(entry, begun)
+            # was imported, starting one switches to others, which may come here.
+            _start(entry, own)
     except BaseException:
-        if entry is not None and begun is not None:
-            _give_up(entry, begun)
+        _give_up(entry, own)
         raise
     if plain_until is None:
         assert look is not None
@@ -155,12 +158,13 @@ def _start(entry: _Entry, look: _Look) -> None:
 
 
 def _give_up(entry: _Entry, look: _Look) -> None:
-    """End a look that was interrupted before its thread had started; who waits begins another."""
+    """End a look that was interrupted before its thread had started, if it was begun at all; who
+    waits begins another."""
     with _lock:
-        if entry.look is look:
-            entry.look = None
-    if not look.done.done():
-        look.done.set_result(None)
+        if entry.look is not look:
+            return
+        entry.look = None
+    look.done.set_result(None)
 
 
 def _run(entry: _Entry, look: _Look) -> None:
@@ -169,13 +173,14 @@ def _run(entry: _Entry, look: _Look) -> None:
     cluster: Cluster | None = None
     excuse: NoDiscovery | None = None
     try:
-        listing = list_nodes(ControlSource(request), min(request.timeout, LOOK_TIMEOUT))
-        cluster = _join(listing, request)
-    except NoDiscovery as exc:
-        excuse = exc
-        if entry.plain_until is None:
-            logger.warning("no list of nodes (%s): connecting without load balancing", exc)
-    except BaseException as exc:
+        try:
+            listing = list_nodes(ControlSource(request), min(request.timeout, LOOK_TIMEOUT))
+            cluster = _join(listing, request)
+        except NoDiscovery as exc:
+            excuse = exc
+            if entry.plain_until is None:
+                logger.warning("no list of nodes (%s): connecting without load balancing", exc)
+    except BaseException as exc:  # a log handler's, too: somebody waits
         look.failure = exc
     with _lock:
         if entry.look is not look:
@@ -191,17 +196,15 @@ def _run(entry: _Entry, look: _Look) -> None:
 
 def _join(listing: Listing, request: Request) -> Cluster:
     """The cluster of these nodes: one that is known, or a new one."""
-    records = listing.records
+    new = Cluster()
+    new.learn(listing.records, listing.ways_in, request)
     with _lock:
-        cluster = next((c for c in _clusters if _is_same(c, records)), None)
-        known = cluster is not None
-        if cluster is None:
-            cluster = Cluster()
-            cluster.learn(records, listing.ways_in, request)
-            _clusters.append(cluster)
-    if known:
-        cluster.learn(records, listing.ways_in, request)
-    return cluster
+        known = next((c for c in _clusters if _is_same(c, listing.records)), None)
+        if known is None:
+            _clusters.append(new)
+            return new
+    known.learn(listing.records, listing.ways_in, request)
+    return known
 
 
 def _is_same(cluster: Cluster, records: list[NodeRecord]) -> bool:
@@ -223,9 +226,7 @@ def clusters() -> tuple[ClusterInfo, ...]:
     Safe for any number of threads.
     """
     forks.notice()
-    with _lock:
-        known = list(_clusters)
-    return tuple(cluster.info() for cluster in known)
+    return tuple(cluster.info() for cluster in list(_clusters))
 
 
 def connection_counts(conninfo: str | None = None, **kwargs: Any) -> dict[str, int]:
@@ -236,8 +237,7 @@ def connection_counts(conninfo: str | None = None, **kwargs: Any) -> dict[str, i
     and psycopg's `ProgrammingError` for a malformed conninfo. Safe for any number of threads.
     """
     forks.notice()
-    with _lock:
-        known = list(_clusters)
+    known = list(_clusters)  # in one step, like every change of it
     if conninfo is not None or kwargs:
         # Whose cluster it is does not depend on whether this request would be balanced.
         request = request_of(conninfo or "", {**kwargs, "load_balance": True})
@@ -255,7 +255,7 @@ def connection_counts(conninfo: str | None = None, **kwargs: Any) -> dict[str, i
 def forget() -> None:
     """Start afresh, as in a forked child: the counts are those of the parent's connections."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _entries.clear()
     _clusters.clear()
     dialing.forget()

@@ -31,14 +31,15 @@ class NodesFull(psycopg.OperationalError):
 class Cap:
     """No more than so many connections to any one node, those being opened included.
 
-    Safe for any number of threads; `_lock` makes looking and reserving one step.
+    Safe for any number of threads; `_lock` makes looking and reserving one step. A finaliser that
+    connects may come here while its own thread has it.
     """
 
     def __init__(self, most: int, count: Callable[[str], int]) -> None:
         """`count`: how many connections there are to the node with that key, open ones."""
         self._most = most
         self._count = count
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._opening: dict[int, list[str]] = {}  # by thread: the nodes that it is trying
         self._landing: set[int] = set()  # threads whose connection is being counted
 

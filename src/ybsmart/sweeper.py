@@ -13,6 +13,7 @@ import weakref
 from typing import Protocol
 
 from . import forks
+from .alarm import Alarm
 
 logger = logging.getLogger("ybsmart.pool")
 
@@ -30,9 +31,7 @@ _lock = threading.RLock()
 # By their identity. Not a WeakSet: that cannot be read while a finaliser adds to it.
 _pools: weakref.WeakValueDictionary[int, Sweepable] = weakref.WeakValueDictionary()
 _thread: threading.Thread | None = None
-# What the thread sleeps on, and is woken by its release. No Event: a finaliser that comes here
-# while its own thread is in a method of that would wait for ever.
-_alarm: threading.Lock | None = None
+_alarm: Alarm | None = None  # what the thread sleeps on
 
 
 def watch(pool: Sweepable) -> None:
@@ -41,10 +40,7 @@ def watch(pool: Sweepable) -> None:
     with _lock:
         _pools[id(pool)] = pool
     if not _start_if_wanted() and (alarm := _alarm) is not None:
-        try:
-            alarm.release()
-        except RuntimeError:  # it has been
-            pass
+        alarm.ring()
 
 
 def _start_if_wanted() -> bool:
@@ -56,9 +52,7 @@ def _start_if_wanted() -> bool:
         with _lock:
             if _thread is not None or not _pools:
                 return False
-            # Looked up now: gevent may have replaced them.
-            _alarm = alarm = threading.Lock()
-            alarm.acquire()
+            _alarm = alarm = Alarm()
             thread = _thread = threading.Thread(
                 target=_run, args=(alarm,), name="ybsmart-sweep", daemon=True
             )
@@ -74,13 +68,13 @@ def _start_if_wanted() -> bool:
     return True
 
 
-def _run(alarm: threading.Lock) -> None:
+def _run(alarm: Alarm) -> None:
     global _thread
     try:
         # Until another is in its place: an interrupt may have made it seem that this one had not
         # been started, and a greenlet goes on in a forked child.
         while alarm is _alarm and (pause := _sweep()) is not None:
-            alarm.acquire(True, max(pause, 0.01))
+            alarm.sleep(max(pause, 0.01))
     except BaseException:  # somebody wants this thread to end
         with _lock:
             if alarm is _alarm:

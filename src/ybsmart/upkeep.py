@@ -21,6 +21,7 @@ from psycopg import pq
 from . import discovery
 from ._core import hosts
 from .addresses import is_address
+from .alarm import Alarm
 from .candidates import ControlSource, ProbeSource
 from .dialing import Resolve, Target, dial
 from .discovery import NodeRecord, NoDiscovery
@@ -140,18 +141,21 @@ class _Outage:
 
 
 class Upkeep:
-    """The background work on one cluster. `_lock` guards the fields below it."""
+    """The background work on one cluster.
+
+    `_lock` guards the fields below it. A finaliser, or a signal's handler, may come here while its
+    own thread has it.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster_ref = weakref.ref(cluster)  # a thread keeps no cluster that is forgotten
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._refresh: Future[None] | None = None  # under way
         self._not_before = 0.0  # no refresh before that time of the monotonic clock
         self._refreshed = time.monotonic()
         self._retry = 0.0  # seconds after which a failed refresh is repeated; 0 after a success
         self._outages: dict[hosts.Host, _Outage] = {}
-        self._probing = False
-        self._sooner = threading.Event()  # an outage is due before what the prober waits for
+        self._prober: Alarm | None = None  # what the thread that looks sleeps on, if there is one
 
     # The node list
 
@@ -160,17 +164,22 @@ class Upkeep:
 
         The future never fails, and nobody needs to wait for it.
         """
+        under_way = self._refresh
         now = time.monotonic()
-        if now < self._not_before or (now - self._refreshed < interval and not self._retry):
-            return self._refresh
-        with self._lock:
-            if self._refresh is not None:
-                return self._refresh
-            future: Future[None] = Future()
-            future.set_running_or_notify_cancel()  # nobody's cancellation ends it for the others
-            self._refresh = future
+        if (
+            under_way is not None
+            or now < self._not_before
+            or (now - self._refreshed < interval and not self._retry)
+        ):
+            return under_way
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # nobody's cancellation ends it for the others
         started = False
         try:
+            with self._lock:
+                if self._refresh is not None:
+                    return self._refresh
+                self._refresh = future
             started = _start("ybsmart-refresh", self._run_refresh, future, request)
         finally:
             # Also after an interrupt, or the list would never be refreshed again.
@@ -194,7 +203,7 @@ class Upkeep:
     def _end_refresh(self, future: Future[None], *, succeeded: bool) -> None:
         with self._lock:
             if self._refresh is not future:
-                return  # an interrupt has ended it, although its thread had started
+                return  # it never was, or an interrupt has ended it although its thread had started
             now = time.monotonic()
             self._refreshed = now
             self._retry = 0.0 if succeeded else min(max(2 * self._retry, FIRST_RETRY), LAST_RETRY)
@@ -230,7 +239,8 @@ class Upkeep:
         It is passed over from now on, or only once a look has failed; never if the delay is 0."""
         now = time.monotonic()
         wait = 0.0 if at_once else (delay or UNDELAYED) * random.uniform(1.0, 1.1)
-        start = started = False
+        begun: Alarm | None = None
+        started = False
         try:
             with self._lock:
                 outage = self._outages.get(host)
@@ -243,15 +253,16 @@ class Upkeep:
                 outage.error = error
                 if passed_over:
                     self._pass_over(host, outage)
-                start, self._probing = not self._probing, True
-            self._sooner.set()
-            if start:
-                started = _start("ybsmart-probe", self._run_probes)
+                if self._prober is None:
+                    begun = self._prober = Alarm()
+            if begun is None:
+                self._look_sooner()
+            else:
+                started = _start("ybsmart-probe", self._run_probes, begun)
         finally:
             # Also after an interrupt, or nobody would ever look again.
-            if start and not started:
-                with self._lock:
-                    self._probing = False
+            if begun is not None and not started:
+                self._end_probes(begun)
 
     def look_at(self, moved: list[hosts.Host]) -> None:
         """Look at once at those that are down: they have another address now."""
@@ -259,7 +270,13 @@ class Upkeep:
             for host in moved:
                 if (outage := self._outages.get(host)) is not None:
                     outage.due = time.monotonic()
-        self._sooner.set()
+        self._look_sooner()
+
+    def _look_sooner(self) -> None:
+        """An outage is due before what the prober waits for."""
+        prober = self._prober
+        if prober is not None:
+            prober.ring()
 
     def is_watching(self, host: hosts.Host) -> bool:
         return host in self._outages
@@ -293,21 +310,38 @@ class Upkeep:
         if cluster is not None:
             cluster.table.mark_down(host, until, outage.error)
 
-    def _run_probes(self) -> None:
-        while True:
-            with self._lock:
-                self._outages = {h: o for h, o in self._outages.items() if h.listed}
-                if not self._outages or self._cluster_ref() is None:
-                    self._probing = False
-                    return
-                now = time.monotonic()
-                due = [host for host, outage in self._outages.items() if outage.due <= now]
-                pause = min(outage.due for outage in self._outages.values()) - now
-                self._sooner.clear()
-            if due:
-                self._probe(due)
-            else:
-                self._sooner.wait(pause)
+    def _run_probes(self, alarm: Alarm) -> None:
+        try:
+            while (pause := self._look(alarm)) is not None:
+                alarm.sleep(pause)
+        finally:
+            self._end_probes(alarm)
+
+    def _end_probes(self, alarm: Alarm) -> None:
+        with self._lock:
+            if self._prober is alarm:
+                self._prober = None
+
+    def _look(self, alarm: Alarm) -> float | None:
+        """One round; the time until the next, None if this thread is to look no more."""
+        with self._lock:
+            for host in [host for host in list(self._outages) if not host.listed]:
+                self._outages.pop(host, None)
+            if self._cluster_ref() is None:
+                self._outages.clear()
+            if self._prober is None:
+                # An interrupt has made it seem that this thread had not been started.
+                self._prober = alarm
+            if self._prober is not alarm or not self._outages:
+                self._end_probes(alarm)
+                return None
+            now = time.monotonic()
+            dues = {host: outage.due for host, outage in list(self._outages.items())}
+        due = [host for host, at in dues.items() if at <= now]
+        if due:
+            self._probe(due)
+            return 0.0
+        return min(dues.values(), default=now) - now
 
     def _probe(self, due: list[hosts.Host]) -> None:
         cluster = self._cluster_ref()

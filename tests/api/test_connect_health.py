@@ -16,10 +16,8 @@ from tests.api.support import close, refresh, states, the_cluster
 from tests.servers import by_node, by_server
 from tests.support import in_threads, until
 from tests.wire import listening, refuses, silent
-from ybsmart import dialing, registry, upkeep
+from ybsmart import dialing, registry
 from ybsmart.candidates import LEVEL_DELAY, NodeSource
-from ybsmart.cluster import Cluster
-from ybsmart.discovery import NodeRecord
 from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
 
@@ -472,32 +470,3 @@ def test_a_silent_node_is_given_longer_before_its_level_is_left(own_cluster: Loc
     for trial in trials:
         assert trial is not None
         source.dropped(trial)
-
-
-def test_an_interrupt_of_who_has_a_node_watched_keeps_nobody_from_looking(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    started: list[str] = []
-
-    def start(name: str, *_: object) -> bool:
-        started.append(name)
-        return True
-
-    monkeypatch.setattr(upkeep, "_start", start)
-    cluster = Cluster()
-    (host,) = cluster.table.update([("a", NodeRecord("127.0.0.1", 5433))])
-
-    def watch() -> None:
-        cluster.upkeep.watch(host, 5, "refused", at_once=False, passed_over=True)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cluster.upkeep._sooner, "set", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            watch()
-    watch()
-
-    assert started == ["ybsmart-probe"]
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
