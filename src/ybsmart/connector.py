@@ -182,8 +182,8 @@ class Connector:
         """Wait until what is wanted may be opened; None when nothing is any more, or another
         thread waits instead."""
         pool = self._pool
-        try:
-            while True:
+        while True:
+            try:
                 delay = pool._wait_to_retry()
                 if delay < 0.0:
                     return None
@@ -193,10 +193,14 @@ class Connector:
                 opening = pool._retry()
                 if opening is not None or not pool._claim_retry():
                     return opening
-        except BaseException:
-            # `reconnect_failed` ends this thread: the core expects somebody to wait.
-            self.start(None)
-            raise
+            except BaseException:
+                # `reconnect_failed` ends this thread: the core expects somebody to wait. Where
+                # there can be no other thread, this one goes on.
+                try:
+                    self.start(None)
+                except RuntimeError:
+                    continue
+                raise
 
     def _until_given_up(self, delay: float) -> float:
         """The delay, or less if refilling is to be given up before. If that is now, do so."""

@@ -257,6 +257,43 @@ def test_after_reconnect_failed_has_ended_its_thread_what_fails_is_tried_again(
         pool.putconn(waiter.result())
 
 
+def test_where_reconnect_failed_ends_a_thread_that_nothing_can_replace_it_goes_on(
+    balanced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    connection_class = controlled()
+    connection_class.error = psycopg.OperationalError("no luck")
+    refused = threading.Event()
+
+    def end_the_last(pool: ConnectionPool[Any]) -> None:
+        start = threading.Thread.start
+
+        def refuse(self: threading.Thread) -> None:
+            monkeypatch.setattr(threading.Thread, "start", start)
+            refused.set()
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        sys.exit("no database")
+
+    with ConnectionPool(
+        balanced,
+        min_size=1,
+        max_size=1,
+        fail_fast=False,
+        connection_class=connection_class,
+        reconnect_timeout=0.05,
+        reconnect_failed=end_the_last,
+    ) as pool:
+        assert refused.wait(60)
+        until_none_runs(f"{pool.name}-connect")
+        attempts = connection_class.attempts
+        waiter = Queued(pool)
+        until(lambda: connection_class.attempts > attempts + 1)
+        connection_class.error = None
+        pool.putconn(waiter.result())
+
+
 def test_a_listener_that_ends_the_sweep_ends_it_for_nobody_else(
     balanced: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
