@@ -230,7 +230,8 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         self._backoff = Backoff()
         self._tending = Tending()
         self._last_bad_check: BaseException | None = None
-        self._progress = threading.Condition()  # told when somebody waits for the pool itself
+        self._progress_lock = threading.RLock()
+        self._progress = threading.Condition(self._progress_lock)
         super()._start_empty()
 
     if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -81,7 +82,9 @@ class PoolHooks(core.PoolCore):
     _tending: Tending
     _removals: weakref.WeakValueDictionary[int, Any]
     _last_bad_check: BaseException | None
-    _progress: threading.Condition
+    _progress: threading.Condition  # told when somebody waits for the pool itself
+    # Its lock, for `with`: an interrupt in the condition's own methods would leave it locked.
+    _progress_lock: AbstractContextManager[bool]
 
     # All of them, because only while a pool has nothing in a dictionary are its methods found fast.
     __slots__ = (*__annotations__, "__dict__", "__weakref__")
@@ -341,7 +344,7 @@ class PoolHooks(core.PoolCore):
     # Numbers and words
 
     def _progressed(self) -> None:
-        with self._progress:
+        with self._progress_lock:
             self._progress.notify_all()
 
     def _count_error(self, name: str | None = None) -> None:

@@ -81,13 +81,13 @@ class PoolLifetime(PoolHooks):
                     raise
             # The core keeps connects apart; but a full queue, say, refuses at once.
             self._watch_progress(True)
-            with self._progress:
+            with self._progress_lock:
                 self._progress.wait(min(left, _RETRY_WAIT))
         return False
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         self._watch_progress(True)
-        with self._progress:
+        with self._progress_lock:
             return self._progress.wait_for(condition, timeout)
 
     def close(self, timeout: float = 5.0) -> None:

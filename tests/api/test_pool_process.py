@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from tests.conftest import EAGER, GIL
-from tests.support import in_threads, until
+from tests.support import Threads, in_threads, until
 from ybsmart import ConnectionPool, PoolDeadlock
 
 # The garbage collector
@@ -79,6 +81,31 @@ def test_finalisers_that_return_connections_anywhere(balanced: str) -> None:
         until(lambda: pool.total_count == pool.idle_count)
         assert pool.total_count <= 3
         pool._check_invariants()
+
+
+@pytest.mark.parametrize(("method", "moment"), [("__enter__", "return"), ("__exit__", "call")])
+def test_an_interrupt_of_who_waits_for_the_pool_itself_holds_up_nobody_else(
+    balanced: str, method: str, moment: str
+) -> None:
+    def interrupt(frame: FrameType, event: str, _: object) -> Any:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) != ("threading", method):
+            return None
+        if event == moment:
+            raise KeyboardInterrupt
+        return interrupt
+
+    with ConnectionPool(balanced, min_size=1) as pool:
+        pool.wait(30)
+        sys.settrace(interrupt)
+        try:
+            with suppress(KeyboardInterrupt):
+                pool.wait(30)
+        finally:
+            sys.settrace(None)
+
+        threads = Threads([pool.drain])
+        threads.wait(30)
+        assert threads.errors == []
 
 
 @pytest.mark.skipif(
