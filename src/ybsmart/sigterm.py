@@ -85,7 +85,7 @@ class _Handler:
             ending.wait()
             if self._ending is not ending:
                 return  # another SIGTERM came at the end of the wait, and has done the rest
-        elif not ending.is_over():
+        elif not ending.is_over() and time.monotonic() < ending.deadline:
             return  # somebody's second SIGTERM
         self._ending = _awaited = None
         if callable(self._previous):

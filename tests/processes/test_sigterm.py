@@ -256,6 +256,27 @@ print(*statuses)
     until(lambda: sessions() == 0)
 
 
+def test_after_an_interrupt_of_its_handler_another_sigterm_ends_the_process(url: str) -> None:
+    code = """
+import _thread, signal, sys, ybsmart
+from ybsmart import sigterm
+sigterm._GRACE = 0.0
+pool = ybsmart.ConnectionPool(sys.argv[1])
+ybsmart.close_on_sigterm(pool, timeout=0)
+start = _thread.start_new_thread
+def interrupted(*_):
+    _thread.start_new_thread = start
+    raise KeyboardInterrupt
+_thread.start_new_thread = interrupted
+try: signal.raise_signal(signal.SIGTERM)
+except KeyboardInterrupt: print("interrupted")
+signal.raise_signal(signal.SIGTERM)
+print("still there")
+"""
+    with Program(code, url) as program:
+        assert program.end() == (KILLED, ["interrupted"])
+
+
 def test_a_forked_child_ends_its_own_pool(url: str) -> None:
     code = """
 pool.query("SELECT 1")
