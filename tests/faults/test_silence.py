@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import errors
+from psycopg import errors, pq
 
 from tests.faults import load
 from tests.faults.support import audit, borrowed, fill, soon, spread, state, swept
@@ -241,3 +242,36 @@ def test_looking_at_what_is_no_socket_any_more_leaves_no_descriptor(tmp_path: Pa
         with silence._duplicate(SimpleNamespace(pgconn=pgconn)) as twin:
             assert twin is None
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Waits:
+    """As much of a slot, of a connection and of libpq's as is asked of one that waits."""
+
+    loan, lent, lent_at = 1, True, 0.0
+    transaction_status = pq.TransactionStatus.ACTIVE
+
+    def __init__(self, number: int) -> None:
+        self.conn = self.pgconn = self
+        self.socket = number
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing counts as waiting")
+def test_a_connection_is_left_alone_that_has_taken_the_number_of_one_just_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pairs = [(socket.create_connection(server.getsockname()), server.accept()[0]) for _ in "ab"]
+    (one, _), (other, its_end) = pairs
+    for end, _ in pairs:
+        end.send(b"?")
+    slot: Any = Waits(one.fileno())
+    watch = silence.Watch()
+    assert slot in watch.look([slot], 0.0)
+
+    slot.socket = other.fileno()
+    assert not watch.end(slot, "it is silent")
+
+    other.send(b"!")
+    its_end.settimeout(30)
+    assert its_end.recv(2, socket.MSG_WAITALL) == b"?!"
+    for pair in pairs:
+        for end in pair:
+            end.close()
