@@ -16,7 +16,7 @@ from tests.api.support import close, refresh, states, the_cluster
 from tests.servers import by_node, by_server
 from tests.support import in_threads, until
 from tests.wire import listening, refuses, silent
-from ybsmart import dialing, registry
+from ybsmart import dialing, registry, upkeep
 from ybsmart.candidates import LEVEL_DELAY, NodeSource
 from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
