@@ -50,24 +50,28 @@ class HostChoosing(HostCounts):
         """The best host, all things considered. Caller holds the section."""
         tier: Tier
         host: Host
-        last_resort: cython.bint
-        for last_resort in (False, True):
-            for tier in tiers:
-                host = self._search_tier(tier, tried, now, last_resort)
-                if host is not None:
-                    return host
+        i: cython.Py_ssize_t
+        number: cython.Py_ssize_t = len(tiers)
+        for i in range(2 * number):
+            tier = tiers[i % number]
+            host = self._search_tier(tier, tried, now, i >= number)
+            if host is not None:
+                return host
         return None  # type: ignore[return-value]
 
     @cython.cfunc
     def _search_tier(
         self, tier: Tier, tried: object, now: cython.double, last_resort: cython.bint
     ) -> Host:
+        order: list[Place] = tier._order
         place: Place
+        i: cython.Py_ssize_t
         host: Host
         best: Host = None  # type: ignore[assignment]
         fewest: cython.Py_ssize_t = 0
         equals: cython.ulonglong = 0
-        for place in tier._order:
+        for i in range(len(order)):
+            place = order[i]
             host = place._host
             if best is not None and host._count > fewest:
                 if tier._kept:

@@ -89,23 +89,24 @@ class HostTable(HostChoosing):
         """Follow the counts no longer. Caller holds the section, and the tiers."""
         tiers: tuple  # type: ignore[type-arg]
         tier: Tier
-        place: Place
-        for tiers in kept:
-            for tier in tiers:
-                tier._kept = False
-                for place in tier._order:
-                    # In no cycle any more: a host goes with the last that refers to it.
-                    place._host._place = place._next = None  # type: ignore[assignment]
-                    place._order = None  # type: ignore[assignment]
+        i: cython.Py_ssize_t
+        j: cython.Py_ssize_t
+        for i in range(len(kept)):
+            tiers = kept[i]
+            for j in range(len(tiers)):
+                tier = tiers[j]
+                tier._let_go()
         return None
 
     def arrange(self, tiers: Sequence[Sequence[Host]]) -> tuple[Tier, ...]:
         """Tiers to reserve from, the best first, for as long as the list of hosts stays."""
         arranged = tuple([Tier(tuple(dict.fromkeys(hosts))) for hosts in tiers])
         tier: Tier
+        i: cython.Py_ssize_t
         with self._guard:
             if len(self._kept) < _KEPT:
-                for tier in arranged:
+                for i in range(len(arranged)):
+                    tier = arranged[i]
                     tier._keep()
                 self._kept.append(arranged)
         return arranged

@@ -205,7 +205,9 @@ class PoolLending(PoolClosing):
                     slot._shelf._lent += 1
                     # After an outage a few at a time, and each success allows for more.
                     self._connect_after = 0.0
-                    self._connect_limit = min(self._max_connecting, 2 * self._connect_limit)
+                    self._connect_limit *= 2
+                    if self._connect_limit > self._max_connecting:
+                        self._connect_limit = self._max_connecting
         except BaseException as exc:
             with self._guard:
                 self._slots.discard(slot)  # added, if only the set could not grow

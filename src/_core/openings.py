@@ -167,8 +167,15 @@ class PoolOpenings(PoolState):
             time = self._squeezed_until
         if self._connecting and self._total > self._connecting and not self._lacks_minimum():
             # As long as some come back it may be worth while to wait, within limits.
-            quiet: cython.double = max(self._last_opening, self._last_return) + self._stagger
-            time = max(time, min(quiet, self._last_opening + _PATIENCE * self._stagger))
+            quiet: cython.double = self._last_opening
+            if self._last_return > quiet:
+                quiet = self._last_return
+            quiet += self._stagger
+            latest: cython.double = self._last_opening + _PATIENCE * self._stagger
+            if quiet > latest:
+                quiet = latest
+            if quiet > time:
+                time = quiet
         return time
 
     @cython.cfunc

@@ -3,7 +3,8 @@
 Decides nothing. What guards it, all the other layers' attributes, those of shelves and slots, and
 the queue, is the pool's critical section; "caller holds the section" marks what relies on it.
 Inside one, nothing allocates what the garbage collector tracks, runs Python code or lets go of the
-last reference to anything, because each of these may run a finaliser that comes back here.
+last reference to anything, because each of these may run a finaliser that comes back here. (What
+is tracked uncompiled: an iterator over a tuple or a list, and the arguments of `min` or `int`.)
 
 Times are seconds of the monotonic clock.
 """

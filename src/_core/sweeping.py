@@ -92,8 +92,10 @@ class PoolSweeping(PoolQueueing):
         above: Slot
         oldest: Slot = None  # type: ignore[assignment]
         over: Slot = None  # type: ignore[assignment]
+        i: cython.Py_ssize_t
         spare: cython.bint = self._total > self._min_size
-        for shelf in self._shelves:
+        for i in range(len(self._shelves)):
+            shelf = self._shelves[i]
             above = None  # type: ignore[assignment]
             slot = shelf._top
             while slot is not None:
@@ -155,12 +157,14 @@ class PoolSweeping(PoolQueueing):
         conns: list[Any] = [None] * (self._idle + 8)
         shelf: Shelf
         slot: Slot
-        i: cython.Py_ssize_t = 0
+        i: cython.Py_ssize_t
+        number: cython.Py_ssize_t = 0
         with self._guard:
-            for shelf in self._shelves:
+            for i in range(len(self._shelves)):
+                shelf = self._shelves[i]
                 slot = shelf._top
-                while slot is not None and i < len(conns):
-                    conns[i] = slot._conn
+                while slot is not None and number < len(conns):
+                    conns[number] = slot._conn
                     slot = slot._below
-                    i += 1
-        return conns[:i]
+                    number += 1
+        return conns[:number]

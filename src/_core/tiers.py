@@ -213,6 +213,20 @@ class Tier:
         self._kept = True
         return None
 
+    @cython.cfunc
+    def _let_go(self) -> object:
+        """Follow the counts no longer. Caller holds the table's section, and the tier."""
+        order: list[Place] = self._order
+        place: Place
+        i: cython.Py_ssize_t
+        self._kept = False
+        for i in range(len(order)):
+            place = order[i]
+            # In no cycle any more: a host goes with the last that refers to it.
+            place._host._place = place._next = None  # type: ignore[assignment]
+            place._order = None  # type: ignore[assignment]
+        return None
+
     def __repr__(self) -> str:
         return f"<Tier {list(self._hosts)!r}>"
 

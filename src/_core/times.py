@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 else:
     from ybsmart._core import _shim as cython
 
+if not cython.compiled:
+    from math import floor
+
 
 @cython.final
 @cython.cclass
@@ -36,7 +39,8 @@ class Times:
         us: cython.longlong
         bits: cython.Py_ssize_t = 0
         if not cython.compiled:
-            bits = int(seconds * 1e6).bit_length()
+            # Not `int`, which has its argument in a tuple.
+            bits = floor(seconds * 1e6).bit_length()
             if bits > 31:
                 bits = 31
         else:

@@ -25,6 +25,7 @@ MAY_IMPORT = {
 CORE_MODULES_MAY_IMPORT = {
     "collections",
     "collections.abc",
+    "math",
     "typing",
     "weakref",
     "ybsmart._core",
