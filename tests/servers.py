@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from typing import Any
 
 import psycopg
@@ -10,6 +11,9 @@ import psycopg
 import ybsmart
 from tests.support import until
 from ybsmart.testing import LocalCluster
+
+# Addresses of this process's own: other runs on the same machine use the default ones.
+NET = f"127.{20 + os.getpid() // 200 % 200}.{20 + os.getpid() % 200}"
 
 
 def assert_nothing_counts() -> None:

@@ -157,7 +157,10 @@ def test_an_old_server_without_uuids_is_one_cluster_also_with_a_node_more() -> N
         close([first, second])
 
 
-def test_two_clusters_with_the_same_private_addresses_are_counted_apart() -> None:
+def test_two_clusters_with_the_same_private_addresses_are_counted_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)  # their servers are well, if slow
     registry.forget()
     with LocalCluster(2) as one, LocalCluster(2, first_address="127.0.0.11") as two:
         # Both say 10.0.0.1 and .2; each is reached by its public addresses.

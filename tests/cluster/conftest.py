@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.support import NET
+from tests.servers import NET
 from ybsmart.testing import LocalCluster
 
 

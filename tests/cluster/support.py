@@ -28,8 +28,6 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 SOURCE = str(Path(ybsmart.__file__).parents[1])
 PACKAGES = str(Path(psycopg.__file__).parents[1])
-# Addresses of this process's own: other runs on the same machine use the default ones.
-NET = f"127.{20 + os.getpid() // 200 % 200}.{20 + os.getpid() % 200}"
 
 
 # The first message of a client.

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.support import (
-    NET,
     discover,
 )
+from tests.servers import NET
 from ybsmart.testing import LocalCluster
 from ybsmart.testing import cluster as cluster_module
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.support import (
-    NET,
     SOURCE,
     assert_gone,
     family,
@@ -31,6 +30,7 @@ from tests.cluster.support import (
     whole_family,
 )
 from tests.programs import live_processes
+from tests.servers import NET
 from tests.support import until
 from ybsmart.testing import LocalCluster
 from ybsmart.testing import server as server_module

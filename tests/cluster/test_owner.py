@@ -11,7 +11,6 @@ import sys
 import pytest
 
 from tests.cluster.support import (
-    NET,
     SCRIPT,
     SOURCE,
     assert_gone,
@@ -22,6 +21,7 @@ from tests.cluster.support import (
     spawn,
 )
 from tests.programs import live_processes
+from tests.servers import NET
 from tests.support import until
 from ybsmart.testing import LocalCluster, watchdog
 from ybsmart.testing import home as home_module

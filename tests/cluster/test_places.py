@@ -15,12 +15,12 @@ import psycopg.errors
 import pytest
 
 from tests.cluster.support import (
-    NET,
     busy,
     discover,
     linux_only,
     refused,
 )
+from tests.servers import NET
 from ybsmart.testing import LocalCluster
 from ybsmart.testing import home as home_module
 from ybsmart.testing import places as places_module

@@ -10,9 +10,9 @@ import psycopg.errors
 import pytest
 
 from tests.cluster.support import (
-    NET,
     STARTUP,
 )
+from tests.servers import NET
 from tests.support import until
 from ybsmart.testing import LocalCluster
 

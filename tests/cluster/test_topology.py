@@ -10,11 +10,11 @@ import psycopg.errors
 import pytest
 
 from tests.cluster.support import (
-    NET,
     busy,
     discover,
     refused,
 )
+from tests.servers import NET
 from ybsmart.testing import LocalCluster
 
 

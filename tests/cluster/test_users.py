@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.support import (
-    NET,
     PACKAGES,
     SCRIPT,
     SOURCE,
@@ -24,6 +23,7 @@ from tests.cluster.support import (
     read,
     spawn,
 )
+from tests.servers import NET
 from ybsmart.testing import programs
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")

@@ -21,6 +21,12 @@ pytestmark = pytest.mark.skipif(not load.can_drop(), reason="needs root and nfta
 CONNECT_TIMEOUT, PROMPT = 20, 10.0
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More so than users are: the other nodes are well, and may be slow on a busy machine."""
+    monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 0.9)
+
+
 @pytest.fixture
 def drop(own_cluster: LocalCluster) -> Iterator[Callable[..., None]]:
     """Begin to drop what is sent to a node (`d`), or by it (`s`), or both."""

@@ -15,7 +15,8 @@ from ybsmart.testing import LocalCluster
 
 
 @pytest.fixture
-def servers() -> Iterator[LocalCluster]:
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
+    monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)  # they are well, if slow
     registry.forget()
     with LocalCluster() as cluster:
         everywhere(cluster, "CREATE ROLE old LOGIN PASSWORD 'first'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ybsmart
+from tests.servers import NET
 from tests.smart.conftest import NewClient
 from tests.support import until
 from ybsmart.testing import LocalCluster
@@ -164,12 +165,13 @@ def test_two_clusters_with_the_same_private_addresses_reached_by_public_ones(
 
 
 def test_a_cluster_that_was_replaced_behind_its_address_is_a_new_one(client: NewClient) -> None:
-    with LocalCluster(2, first_address="127.0.69.1") as old:
+    address = f"{NET}.1"  # where nobody else takes the port meanwhile
+    with LocalCluster(2, first_address=address) as old:
         port = old.nodes[0].port
         app = client(old, yb_servers_refresh_interval=0)
         app.open(2)
         app.close()
-    with LocalCluster(2, first_address="127.0.69.1", port=port) as new:
+    with LocalCluster(2, first_address=address, port=port) as new:
         app = client(new, yb_servers_refresh_interval=0)
         app.touch_until(
             lambda: new.universe_uuid in [c.universe_uuid for c in ybsmart.clusters()], True
