@@ -210,6 +210,7 @@ def test_a_cancelled_first_look_goes_on_for_the_others(own_cluster: LocalCluster
     assert ybsmart.clusters()[0].refreshes == 1
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_loop_is_never_blocked(
     own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
