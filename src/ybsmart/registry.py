@@ -25,8 +25,9 @@ from .cluster import Cluster, ClusterInfo
 from .dialing import HEDGE_DELAY
 from .discovery import NodeRecord, NoDiscovery
 from .errors import Unreachable, again
+from .listing import Listing, list_nodes
 from .request import Contact, Request, request_of
-from .upkeep import FIRST_RETRY, Listing, list_nodes
+from .upkeep import FIRST_RETRY
 
 logger = logging.getLogger("ybsmart")
 

@@ -16,18 +16,15 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import pq
 
-from . import discovery
 from ._core import hosts
-from .addresses import is_address
 from .alarm import Alarm
 from .candidates import ControlSource, ProbeSource
-from .dialing import Resolve, Target, dial
-from .discovery import NodeRecord, NoDiscovery
-from .named_tuples import LeanNamedTuple
+from .dialing import dial
+from .discovery import NoDiscovery
+from .listing import list_nodes
 from .request import Request
-from .waiting import resolve, run
+from .waiting import run
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -36,91 +33,9 @@ logger = logging.getLogger("ybsmart")
 
 # In seconds.
 CONNECT_TIMEOUT = 5.0  # for the node list, over all servers
-ANSWER_TIMEOUT = 5.0  # of one server, for the node list
-RESOLVE_TIMEOUT = 2.0  # for all names in the list
 PROBE_TIMEOUT = 5.0
 UNDELAYED = 1.0  # between looks at a node that nobody passes over
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # after a refresh that failed; doubled in between
-
-
-class Listing(LeanNamedTuple):
-    """An answer of a server."""
-
-    records: list[NodeRecord]
-    ways_in: set[str]
-    """The names and the address by which the server was reached."""
-
-
-def list_nodes(source: ControlSource, connect_timeout: float) -> Listing:
-    """Ask one server after the other until one lists the nodes, which need not be the first.
-
-    Raises the caller's own fault as it is, `NoDiscovery` when servers answered but none could
-    tell, and `Unreachable` when none answered.
-    """
-    deadline = time.monotonic() + connect_timeout
-    excuse: NoDiscovery | None = None
-    while True:
-        try:
-            pgconn = run(dial(source, deadline))
-        except psycopg.OperationalError:
-            if excuse is not None:
-                raise excuse from None
-            raise
-        try:
-            records = discovery.ask(pgconn, ANSWER_TIMEOUT)
-            return Listing(_resolved(records), _ways_in(pgconn, source.target))
-        except NoDiscovery as exc:
-            if exc.lasting:
-                raise
-            excuse = exc
-            source.reasons[source.name] = exc
-        except psycopg.OperationalError as exc:
-            source.reasons[source.name] = exc
-        finally:
-            pgconn.finish()
-        deadline = time.monotonic() + connect_timeout
-
-
-def _ways_in(pgconn: pq.abc.PGconn, target: Target | None) -> set[str]:
-    ways = {pgconn.hostaddr.decode()} if pgconn.hostaddr else set()
-    if target is not None:
-        ways |= {target.host, target.hostaddr}
-    return ways - {""}
-
-
-def _resolved(records: list[NodeRecord]) -> list[NodeRecord]:
-    """The records with the addresses of their names, as far as these come in time."""
-    names = {name for r in records for name in (r.host, r.public_ip) if name}
-    found: dict[str, tuple[str, ...]] = {name: (name,) for name in names if is_address(name)}
-    found.update(_look_up(names - found.keys()))
-    return [
-        record._replace(
-            addresses=found.get(record.host, ()),
-            public_addresses=found.get(record.public_ip, ()),
-        )
-        for record in records
-    ]
-
-
-def _look_up(names: set[str]) -> dict[str, tuple[str, ...]]:
-    """Resolve all names at the same time: each of them may take a resolver's time-out."""
-    found: dict[str, tuple[str, ...]] = {}
-
-    def look_up(name: str) -> None:
-        addresses = resolve(Resolve(name, ""))
-        if not isinstance(addresses, OSError):
-            found[name] = tuple(addresses)
-
-    threads = [
-        threading.Thread(target=look_up, args=(name,), name="ybsmart-resolve", daemon=True)
-        for name in names
-    ]
-    deadline = time.monotonic() + RESOLVE_TIMEOUT
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return dict(found)
 
 
 class _Outage:

@@ -16,7 +16,7 @@ from tests.api.support import close, refresh, states, the_cluster
 from tests.servers import by_node, by_server
 from tests.support import in_threads, until
 from tests.wire import listening, refuses, silent
-from ybsmart import dialing, registry, upkeep
+from ybsmart import dialing, listing, registry
 from ybsmart.candidates import LEVEL_DELAY, NodeSource
 from ybsmart.request import request_of
 from ybsmart.testing import LocalCluster
@@ -309,7 +309,7 @@ def test_interval_zero_never_waits_for_a_server_that_does_not_answer(
     own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However slow the machine is, no other server is asked meanwhile.
-    monkeypatch.setattr(upkeep, "ANSWER_TIMEOUT", 600.0)
+    monkeypatch.setattr(listing, "ANSWER_TIMEOUT", 600.0)
     url = own_cluster.conninfo(
         load_balance=True, yb_servers_refresh_interval=0, connect_timeout=PATIENT
     )
