@@ -43,6 +43,11 @@ class Queued:
         return self.conn
 
 
+def until_none_runs(name: str) -> None:
+    """Until no thread of this name is left."""
+    until(lambda: all(thread.name != name for thread in threading.enumerate()))
+
+
 class Controlled(ybsmart.Connection[Any]):
     """Base of connection classes whose connects a test holds up, counts and lets fail: see
     `controlled`."""

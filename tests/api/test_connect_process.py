@@ -15,7 +15,15 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.api.support import Queued, close, controlled, refresh, states, the_cluster
+from tests.api.support import (
+    Queued,
+    close,
+    controlled,
+    refresh,
+    states,
+    the_cluster,
+    until_none_runs,
+)
 from tests.servers import by_node
 from tests.support import Threads, until
 from ybsmart import ConnectionPool, dialing, registry, upkeep
@@ -211,7 +219,7 @@ def test_in_the_middle_of_a_pause_between_attempts_a_pool_may_be_closed(balanced
         waiter = Queued(pool)
         with pytest.raises(ybsmart.PoolClosed):
             waiter.result()
-        until(lambda: all(thread.name != connector for thread in threading.enumerate()))
+        until_none_runs(connector)
     assert moments.errors == []
     assert moments.within
 

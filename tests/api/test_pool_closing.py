@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.api.support import Queued, controlled
+from tests.api.support import Queued, controlled, until_none_runs
 from tests.servers import pid
 from tests.support import until
 from ybsmart import ConnectionPool, DoubleRelease, PoolClosed, PoolTimeout
@@ -227,8 +227,7 @@ def test_a_pool_that_is_dropped_is_collected_though_a_connection_is_kept(balance
     pool.wait(10)
     with pool.connection() as conn:
         pass
-    connector = f"{pool.name}-connect"
-    until(lambda: not any(t.name == connector for t in threading.enumerate()))
+    until_none_runs(f"{pool.name}-connect")
     gone = weakref.ref(pool)
     del pool
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 import ybsmart
-from tests.api.support import Queued, controlled
+from tests.api.support import Controlled, Queued, controlled, until_none_runs
 from tests.servers import kill_backend, pid
 from tests.support import in_threads, until
 from ybsmart import ConnectionPool, PoolTimeout, TooManyRequests, sweeper
@@ -190,18 +190,13 @@ def test_refilling_is_given_up_and_begun_again_by_the_next_request(balanced: str
     ) as pool:
         until(lambda: bool(told))
         assert told == [pool]
-        until(lambda: not any(t.name == f"{pool.name}-connect" for t in threading.enumerate()))
+        until_none_runs(f"{pool.name}-connect")
         attempts = connection_class.attempts
         connection_class.error = None
         with pool.connection(30):
             assert connection_class.attempts > attempts
         pool.wait(30)
         assert pool.idle_count == 2
-
-
-def until_none_runs(name: str) -> None:
-    """Until no thread of this name is left."""
-    until(lambda: all(thread.name != name for thread in threading.enumerate()))
 
 
 def test_what_reconnect_failed_raises_is_logged_and_an_interrupt_goes_on(
@@ -233,6 +228,16 @@ def test_what_reconnect_failed_raises_is_logged_and_an_interrupt_goes_on(
     assert went_on == [errors[1]]
 
 
+def assert_is_tried_again(pool: ConnectionPool[Any], connection_class: type[Controlled]) -> None:
+    """That a request for which connecting fails is served once it does not."""
+    until_none_runs(f"{pool.name}-connect")
+    attempts = connection_class.attempts
+    waiter = Queued(pool)
+    until(lambda: connection_class.attempts > attempts + 1)
+    connection_class.error = None
+    pool.putconn(waiter.result())
+
+
 def test_after_reconnect_failed_has_ended_its_thread_what_fails_is_tried_again(
     balanced: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,12 +254,7 @@ def test_after_reconnect_failed_has_ended_its_thread_what_fails_is_tried_again(
         reconnect_failed=lambda _: sys.exit("no database"),
     ) as pool:
         until(lambda: not pool._is_refilling())
-        until_none_runs(f"{pool.name}-connect")
-        attempts = connection_class.attempts
-        waiter = Queued(pool)
-        until(lambda: connection_class.attempts > attempts)
-        connection_class.error = None
-        pool.putconn(waiter.result())
+        assert_is_tried_again(pool, connection_class)
 
 
 def test_where_reconnect_failed_ends_a_thread_that_nothing_can_replace_it_goes_on(
@@ -286,12 +286,7 @@ def test_where_reconnect_failed_ends_a_thread_that_nothing_can_replace_it_goes_o
         reconnect_failed=end_the_last,
     ) as pool:
         assert refused.wait(60)
-        until_none_runs(f"{pool.name}-connect")
-        attempts = connection_class.attempts
-        waiter = Queued(pool)
-        until(lambda: connection_class.attempts > attempts + 1)
-        connection_class.error = None
-        pool.putconn(waiter.result())
+        assert_is_tried_again(pool, connection_class)
 
 
 def test_a_listener_that_ends_the_sweep_ends_it_for_nobody_else(
