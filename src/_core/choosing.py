@@ -52,7 +52,7 @@ class HostChoosing(HostCounts):
         host: Host
         i: cython.Py_ssize_t
         number: cython.Py_ssize_t = len(tiers)
-        for i in range(2 * number):
+        for i in range(2 * number):  # the second time round, those that are down as well
             tier = tiers[i % number]
             host = self._search_tier(tier, tried, now, i >= number)
             if host is not None:

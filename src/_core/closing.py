@@ -72,7 +72,6 @@ class PoolClosing(PoolOpenings):
         following: Opening
         slot._unwatch()
         with self._guard:
-            # First, because the set has a section of its own, which may give way to others.
             self._slots.discard(slot)
             slot._shelf._lent -= 1
             self._total -= 1

@@ -12,7 +12,8 @@ step as its host is chosen, so that threads that start together spread exactly. 
 separate: a failure never changes a count.
 
 Never: knows what a placement is (tiers arrive ready made), connects, reads a clock while all hosts
-are in service, or takes a lock that anybody waits under.
+are in service, or takes a lock that anybody waits under. What holds inside a critical section is
+said in state.py.
 """
 
 from collections.abc import Sequence

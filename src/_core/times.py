@@ -39,7 +39,7 @@ class Times:
         us: cython.longlong
         bits: cython.Py_ssize_t = 0
         if not cython.compiled:
-            # Not `int`, which has its argument in a tuple.
+            # Not `int`, which has its argument in a tuple, and that is tracked.
             bits = floor(seconds * 1e6).bit_length()
             if bits > 31:
                 bits = 31
