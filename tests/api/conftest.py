@@ -28,7 +28,7 @@ def cluster(
     Its servers are healthy, so a machine that is busy must not send anybody to another node.
     """
     monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)
-    monkeypatch.setattr("ybsmart.upkeep.ANSWER_TIMEOUT", 30.0)
+    monkeypatch.setattr("ybsmart.listing.ANSWER_TIMEOUT", 30.0)
     registry.forget()
     yield shared_cluster
     assert_nothing_counts()

@@ -36,7 +36,7 @@ def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """
     patience = 0.9 if "impatient" in request.fixturenames else 10.0
     monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", patience)
-    monkeypatch.setattr("ybsmart.upkeep.ANSWER_TIMEOUT", 30.0)  # for the node list, likewise
+    monkeypatch.setattr("ybsmart.listing.ANSWER_TIMEOUT", 30.0)  # for the node list, likewise
 
 
 def _restored(cluster: LocalCluster, original: tuple[LocalNode, ...]) -> None:
