@@ -182,7 +182,7 @@ def test_without_time_an_idle_connection_is_lent_all_the_same(
 def test_five_thousand_waiters(balanced: str) -> None:
     threading.stack_size(128 * 1024)
     try:
-        with ConnectionPool(balanced, max_size=4, timeout=60) as pool:
+        with ConnectionPool(balanced, max_size=4, timeout=60, max_idle=600) as pool:
             held = [pool.getconn() for _ in range(4)]
             served: list[None] = []
 
