@@ -85,11 +85,6 @@ def close(connections: Iterable[ybsmart.Connection[Any]]) -> None:
         conn.close()
 
 
-def until_none_runs(name: str) -> None:
-    """Until no thread of this name is left."""
-    until(lambda: all(thread.name != name for thread in threading.enumerate()))
-
-
 def states() -> list[str]:
     """What the process thinks of the nodes of its only cluster."""
     (info,) = ybsmart.clusters()
