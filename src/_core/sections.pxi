@@ -2,7 +2,8 @@
 
 With the GIL it needs nothing, because nothing inside a section lets go of the GIL; and a mutex all
 the same would make a loan half as long again before Python 3.13. So here is what makes nothing of
-Cython's.
+Cython's. It has to come after that, for which there is `preliminary_late_includes_cy28` in the
+first line of each file that includes this one.
 
 Not `cython.critical_section`, which lets others in as soon as its thread has to wait inside it: a
 reference that is dropped to an object of another thread may have to wait.
