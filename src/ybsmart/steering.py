@@ -47,7 +47,7 @@ class Cap:
         self, table: hosts.HostTable, tiers: Tiers, tried: set[hosts.Host] | None
     ) -> hosts.Lease | None:
         with self._lock:
-            opening = [key for keys in self._opening.values() for key in keys]
+            opening = [key for keys in list(self._opening.values()) for key in keys]
             full = {
                 host
                 for tier in tiers

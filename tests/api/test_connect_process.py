@@ -27,10 +27,11 @@ from tests.api.support import (
 from tests.servers import by_node
 from tests.support import Threads, until
 from ybsmart import ConnectionPool, dialing, registry, upkeep
+from ybsmart._core import hosts
 from ybsmart.cluster import Cluster
 from ybsmart.discovery import NodeRecord
 from ybsmart.request import request_of
-from ybsmart.steering import NodesFull
+from ybsmart.steering import Cap, NodesFull
 from ybsmart.testing import LocalCluster
 
 STUCK = 60.0  # seconds: who takes that long is
@@ -188,12 +189,49 @@ def test_in_the_middle_of_a_pools_choice_of_a_node_others_may_connect(balanced: 
     assert moments.within >= {"reserve", "over", "landing"}
 
 
+def test_in_the_middle_of_a_choice_the_first_of_the_same_thread_may_be_made() -> None:
+    table = hosts.HostTable(1)
+    tiers = table.arrange([table.update([("a", None), ("b", None)])])
+
+    def choose(cap: Cap, at: int) -> bool:
+        """Whether there is such an instruction, before which another choice is made."""
+        left = [None] * at
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_globals.get("__name__") != "ybsmart.steering":
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and left:
+                left.pop()
+                if not left:
+                    sys.settrace(None)
+                    cap.reserve(table, tiers, None)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            cap.reserve(table, tiers, None)
+        finally:
+            sys.settrace(None)
+        return not left
+
+    at = 1
+    while True:
+        cap = Cap(100, lambda _: 0)
+        threads = Threads([lambda cap=cap: cap.reserve(table, tiers, None)])  # type: ignore[misc]
+        threads.wait(STUCK)
+        if not choose(cap, at):
+            break
+        at += 1
+    assert at > 50
+
+
 def test_in_the_middle_of_closing_a_pool_it_may_be_closed(balanced: str) -> None:
     pool = ConnectionPool(balanced)
     pool.query("SELECT 1")
 
     def close_it() -> None:
-        there = in_modules("threading", "ybsmart.pool_lifetime", "ybsmart.connector")
+        there = in_modules("ybsmart.alarm", "ybsmart.pool_lifetime", "ybsmart.connector")
         with Moments(there, pool.close) as moments:
             pool.close()
         assert moments.errors == []
