@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from psycopg.rows import BaseRowFactory, Row, RowFactory, TupleRow
 
 from . import leaks, lenders, pool_messages, pool_options, statements, sweeper, transactions
 from ._core import pool as core
+from .alarm import Alarm
 from .connection import Connection
 from .connector import Backoff
 from .events import (
@@ -230,8 +230,7 @@ class ConnectionPool(PoolLifetime, Generic[CT]):
         self._backoff = Backoff()
         self._tending = Tending()
         self._last_bad_check: BaseException | None = None
-        self._progress_lock = threading.RLock()
-        self._progress = threading.Condition(self._progress_lock)
+        self._onlookers: set[Alarm] = set()
         super()._start_empty()
 
     if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -21,6 +20,7 @@ from psycopg import pq
 from . import forks, hygiene, leaks, pool_messages, pool_options, silence, sweeper
 from ._core import parking
 from ._core import pool as core
+from .alarm import Alarm
 from .connector import Backoff, Connector, without_traceback
 from .events import Listeners
 from .hygiene import IDLE, IN_TRANSACTION
@@ -82,9 +82,7 @@ class PoolHooks(core.PoolCore):
     _tending: Tending
     _removals: weakref.WeakValueDictionary[int, Any]
     _last_bad_check: BaseException | None
-    _progress: threading.Condition  # told when somebody waits for the pool itself
-    # Its lock, for `with`: an interrupt in the condition's own methods would leave it locked.
-    _progress_lock: AbstractContextManager[bool]
+    _onlookers: set[Alarm]  # of those who wait for the pool itself; each access is one step
 
     # All of them, because only while a pool has nothing in a dictionary are its methods found fast.
     __slots__ = (*__annotations__, "__dict__", "__weakref__")
@@ -344,8 +342,8 @@ class PoolHooks(core.PoolCore):
     # Numbers and words
 
     def _progressed(self) -> None:
-        with self._progress_lock:
-            self._progress.notify_all()
+        for alarm in list(self._onlookers):
+            alarm.ring()
 
     def _count_error(self, name: str | None = None) -> None:
         self._stats.count("requests_errors")

@@ -14,6 +14,7 @@ from types import TracebackType
 import psycopg
 
 from . import pool_messages, pool_options, sweeper
+from .alarm import Alarm
 from .pool_hooks import PoolHooks
 
 if sys.version_info >= (3, 11):
@@ -21,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import Self
 
-# Between attempts of `wait` to get a connection, unless something changes before.
+# Between attempts of `wait` to get a connection.
 _RETRY_WAIT = 0.02
 
 
@@ -80,15 +81,23 @@ class PoolLifetime(PoolHooks):
                 if self.closed:
                     raise
             # The core keeps connects apart; but a full queue, say, refuses at once.
-            self._watch_progress(True)
-            with self._progress_lock:
-                self._progress.wait(min(left, _RETRY_WAIT))
+            time.sleep(min(left, _RETRY_WAIT))
         return False
 
-    def _wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+    def _wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
         self._watch_progress(True)
-        with self._progress_lock:
-            return self._progress.wait_for(condition, timeout)
+        alarm = Alarm()
+        try:
+            self._onlookers.add(alarm)
+            while not condition():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                alarm.sleep(left)
+            return True
+        finally:
+            self._onlookers.discard(alarm)
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool now. Requests in the queue get `PoolClosed`; lent connections are closed

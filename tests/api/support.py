@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -104,3 +106,30 @@ def refresh(url: str) -> None:
     future = known.upkeep.refresh_if_due(0, request_of(url, {}))
     assert future is not None
     future.result(60)
+
+
+def interrupted(action: Callable[[], object], moment: int, *modules: str) -> bool:
+    """Do something, with an interrupt before the line of these modules that it comes to as the
+    `moment`-th.
+
+    Whether it came; anything else that the action raises instead is raised.
+    """
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal moment
+        if frame.f_globals.get("__name__") not in modules:
+            return None
+        if event == "line":
+            moment -= 1
+            if moment == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False

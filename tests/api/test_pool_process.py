@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 import pytest
 
+from tests.api.support import interrupted
 from tests.conftest import EAGER, GIL
 from tests.support import Threads, in_threads, until
-from ybsmart import ConnectionPool, PoolDeadlock
+from ybsmart import ConnectionPool, PoolDeadlock, PoolTimeout
 
 # The garbage collector
 
@@ -83,29 +83,26 @@ def test_finalisers_that_return_connections_anywhere(balanced: str) -> None:
         pool._check_invariants()
 
 
-@pytest.mark.parametrize(("method", "moment"), [("__enter__", "return"), ("__exit__", "call")])
-def test_an_interrupt_of_who_waits_for_the_pool_itself_holds_up_nobody_else(
-    balanced: str, method: str, moment: str
+def test_an_interrupt_of_who_waits_for_the_pool_itself_is_one_and_holds_up_nobody_else(
+    balanced: str,
 ) -> None:
-    def interrupt(frame: FrameType, event: str, _: object) -> Any:
-        if (frame.f_globals.get("__name__"), frame.f_code.co_name) != ("threading", method):
-            return None
-        if event == moment:
-            raise KeyboardInterrupt
-        return interrupt
+    def end(pool: ConnectionPool) -> None:
+        with suppress(PoolTimeout):
+            pool.end(0.01)
 
-    with ConnectionPool(balanced, min_size=1) as pool:
-        pool.wait(30)
-        sys.settrace(interrupt)
-        try:
-            with suppress(KeyboardInterrupt):
-                pool.wait(30)
-        finally:
-            sys.settrace(None)
+    waiting = ("threading", "ybsmart.alarm", "ybsmart.pool_lifetime")
+    moment, came = 0, True
+    while came:
+        moment += 1
+        pool = ConnectionPool(balanced)
+        conn = pool.getconn()
 
-        threads = Threads([pool.drain])
+        came = interrupted(lambda pool=pool: end(pool), moment, *waiting)  # type: ignore[misc]
+
+        threads = Threads([lambda pool=pool, conn=conn: pool.putconn(conn)])  # type: ignore[misc]
         threads.wait(30)
         assert threads.errors == []
+    assert moment > 10
 
 
 @pytest.mark.skipif(
