@@ -9,17 +9,17 @@ everything in a forked child, which has no connections.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
 import threading
 import time
-from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 from psycopg import errors
 
 from . import dialing, forks
+from .alarm import Completion
 from .candidates import ControlSource
 from .cluster import Cluster, ClusterInfo
 from .dialing import HEDGE_DELAY
@@ -50,12 +50,11 @@ class _Look:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.failure: BaseException | None = None
-        self.done: Future[None] = Future()
-        self.done.set_running_or_notify_cancel()  # nobody's cancellation ends it for the others
+        self.completion = Completion()
 
     def check(self, request: Request) -> None:
         """Raise why it failed, unless that is due to the credentials of somebody else."""
-        if not self.done.done():
+        if not self.completion.is_over:
             raise errors.ConnectionTimeout(
                 "connection timeout expired before any host had answered"
             )
@@ -83,11 +82,11 @@ def find(request: Request, deadline: float) -> Cluster | None:
     """
     looked = False
     while isinstance(found := _find(request), _Look):
-        concurrent.futures.wait([found.done], max(0.0, deadline - time.monotonic()))
+        found.completion.wait(deadline - time.monotonic())
         found.check(request)
         looked = True
     if found is not None and not looked and (refresh := _refresh(found, request)) is not None:
-        concurrent.futures.wait([refresh], HEDGE_DELAY)
+        refresh.wait(HEDGE_DELAY)
     return found
 
 
@@ -95,7 +94,7 @@ async def find_async(request: Request, deadline: float) -> Cluster | None:
     """As `find`, without blocking the event loop."""
     looked = False
     while isinstance(found := _find(request), _Look):
-        await _wait(found.done, max(0.0, deadline - time.monotonic()))
+        await _wait(found.completion, deadline - time.monotonic())
         found.check(request)
         looked = True
     if found is not None and not looked and (refresh := _refresh(found, request)) is not None:
@@ -103,11 +102,23 @@ async def find_async(request: Request, deadline: float) -> Cluster | None:
     return found
 
 
-async def _wait(future: Future[None], timeout: float) -> None:
-    await asyncio.wait([asyncio.wrap_future(future)], timeout=timeout)
+async def _wait(completion: Completion, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def note() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(note)
+
+    completion.tell(tell)
+    await asyncio.wait([over], timeout=max(0.0, seconds))
 
 
-def _refresh(cluster: Cluster, request: Request) -> Future[None] | None:
+def _refresh(cluster: Cluster, request: Request) -> Completion | None:
     """Have the list refreshed if it is time; return what to wait for, if anything.
 
     Whoever wants the list as it is before each connection waits a moment for it, in which a
@@ -165,7 +176,7 @@ def _give_up(entry: _Entry, look: _Look) -> None:
         if entry.look is not look:
             return
         entry.look = None
-    look.done.set_result(None)
+    look.completion.end()
 
 
 def _run(entry: _Entry, look: _Look) -> None:
@@ -192,7 +203,7 @@ def _run(entry: _Entry, look: _Look) -> None:
             again_in = request.properties.refresh_interval if excuse.lasting else FIRST_RETRY
             entry.plain_until = time.monotonic() + again_in
             entry.excuse = None if excuse.lasting else excuse
-    look.done.set_result(None)
+    look.completion.end()
 
 
 def _join(listing: Listing, request: Request) -> Cluster:

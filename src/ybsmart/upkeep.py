@@ -12,13 +12,12 @@ import random
 import threading
 import time
 import weakref
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from ._core import hosts
-from .alarm import Alarm
+from .alarm import Alarm, Completion
 from .candidates import ControlSource, ProbeSource
 from .dialing import dial
 from .discovery import NoDiscovery
@@ -65,7 +64,7 @@ class Upkeep:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster_ref = weakref.ref(cluster)  # a thread keeps no cluster that is forgotten
         self._lock = threading.RLock()
-        self._refresh: Future[None] | None = None  # under way
+        self._refresh: Completion | None = None  # under way
         self._not_before = 0.0  # no refresh before that time of the monotonic clock
         self._refreshed = time.monotonic()
         self._retry = 0.0  # seconds after which a failed refresh is repeated; 0 after a success
@@ -74,10 +73,10 @@ class Upkeep:
 
     # The node list
 
-    def refresh_if_due(self, interval: float, request: Request) -> Future[None] | None:
+    def refresh_if_due(self, interval: float, request: Request) -> Completion | None:
         """Start a refresh if the list is older than `interval` seconds; return it if it runs.
 
-        The future never fails, and nobody needs to wait for it.
+        Nobody needs to wait for it.
         """
         under_way = self._refresh
         now = time.monotonic()
@@ -87,37 +86,36 @@ class Upkeep:
             or (now - self._refreshed < interval and not self._retry)
         ):
             return under_way
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # nobody's cancellation ends it for the others
+        refresh = Completion()
         started = False
         try:
             with self._lock:
                 if self._refresh is not None:
                     return self._refresh
-                self._refresh = future
-            started = _start("ybsmart-refresh", self._run_refresh, future, request)
+                self._refresh = refresh
+            started = _start("ybsmart-refresh", self._run_refresh, refresh, request)
         finally:
             # Also after an interrupt, or the list would never be refreshed again.
             if not started:
-                self._end_refresh(future, succeeded=False)
-        return future
+                self._end_refresh(refresh, succeeded=False)
+        return refresh
 
     def refresh_soon(self, request: Request) -> None:
         """Start a refresh, unless the last one was just now."""
         self.refresh_if_due(FIRST_RETRY, request)
 
-    def _run_refresh(self, future: Future[None], request: Request) -> None:
+    def _run_refresh(self, refresh: Completion, request: Request) -> None:
         succeeded = False
         try:
             succeeded = self._ask(request)
         except Exception:
             logger.exception("looking for the nodes failed; keeping the list there is")
         finally:
-            self._end_refresh(future, succeeded=succeeded)
+            self._end_refresh(refresh, succeeded=succeeded)
 
-    def _end_refresh(self, future: Future[None], *, succeeded: bool) -> None:
+    def _end_refresh(self, refresh: Completion, *, succeeded: bool) -> None:
         with self._lock:
-            if self._refresh is not future:
+            if self._refresh is not refresh:
                 return  # it never was, or an interrupt has ended it although its thread had started
             now = time.monotonic()
             self._refreshed = now
@@ -125,7 +123,7 @@ class Upkeep:
             # With some scatter, so that many processes do not come back all at once.
             self._not_before = now + self._retry * random.uniform(0.8, 1.2)
             self._refresh = None
-        future.set_result(None)
+        refresh.end()
 
     def _ask(self, request: Request) -> bool:
         """Fetch the list: as the latest that was let in, else as the one who asks."""

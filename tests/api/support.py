@@ -103,9 +103,10 @@ def refresh(url: str) -> None:
     """A refresh now, and its end."""
     known = the_cluster()
     known.upkeep._not_before = 0.0
-    future = known.upkeep.refresh_if_due(0, request_of(url, {}))
-    assert future is not None
-    future.result(60)
+    completion = known.upkeep.refresh_if_due(0, request_of(url, {}))
+    assert completion is not None
+    completion.wait(60)
+    assert completion.is_over
 
 
 def interrupted(action: Callable[[], object], moment: int, *modules: str) -> bool:
