@@ -333,7 +333,9 @@ def servers() -> Iterator[tls.TlsServers]:
 
 
 @pytest.fixture
-def tls_url(servers: tls.TlsServers) -> Callable[..., str]:
+def tls_url(servers: tls.TlsServers, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    monkeypatch.setattr("ybsmart.cluster.HEDGE_DELAY", 10.0)  # its servers are well, if slow
+    monkeypatch.setattr("ybsmart.listing.ANSWER_TIMEOUT", 30.0)
     registry.forget()
 
     def url(host: str, **params: str) -> str:
