@@ -7,6 +7,7 @@ connection itself: the core has the hooks do so.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -24,6 +25,11 @@ else:
 
 # Between attempts of `wait` to get a connection.
 _RETRY_WAIT = 0.02
+
+
+def _deadline(timeout: float) -> float:
+    """When it is over. A longer time than any lock can wait for is as good as for ever."""
+    return time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
 
 
 class PoolLifetime(PoolHooks):
@@ -52,7 +58,7 @@ class PoolLifetime(PoolHooks):
         pool_options.time_left("timeout", timeout)
         if self.closed:
             raise self._closed_error()
-        deadline = time.monotonic() + timeout
+        deadline = _deadline(timeout)
         if self.min_size:
             self.open()
             # Looked at every now and then as well: lending is not reported.
@@ -85,7 +91,7 @@ class PoolLifetime(PoolHooks):
         return False
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
+        deadline = _deadline(timeout)
         self._watch_progress(True)
         alarm = Alarm()
         try:
@@ -127,7 +133,7 @@ class PoolLifetime(PoolHooks):
             pool_options.seconds("timeout", timeout)
         if not self._start_closing():
             raise pool_messages.ends_already(self)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else _deadline(timeout)
         while True:
             self._sweep()  # also frees the places of connections that were dropped
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())

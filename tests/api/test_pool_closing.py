@@ -6,6 +6,8 @@ import gc
 import sys
 import threading
 import weakref
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 import ybsmart
 from tests.api.support import Queued, controlled, until_none_runs
 from tests.servers import pid
-from tests.support import until
+from tests.support import Threads, until
 from ybsmart import ConnectionPool, DoubleRelease, PoolClosed, PoolTimeout
 
 
@@ -25,6 +27,21 @@ def begin_to_end(pool: ConnectionPool[Any]) -> threading.Thread:
     ending.start()
     until(lambda: pool.closed)
     return ending
+
+
+@pytest.mark.parametrize("timeout", [1e10, float("inf"), 10**400], ids=["long", "inf", "int"])
+@pytest.mark.parametrize("way", [ConnectionPool.wait, ConnectionPool.close])
+def test_a_pool_is_waited_for_as_long_as_numbers_are(
+    balanced: str, way: Callable[[ConnectionPool[Any], float], None], timeout: float
+) -> None:
+    connection_class = controlled()
+    connection_class.gate.clear()
+    with ConnectionPool(balanced, min_size=1, connection_class=connection_class) as pool:
+        until(lambda: pool.connecting_count, 1)
+        called = Threads([partial(way, pool, timeout)])
+        until(lambda: bool(pool._onlookers or called.errors))
+        connection_class.gate.set()
+        called.join()
 
 
 def test_before_it_is_opened_a_pool_refuses(balanced: str) -> None:

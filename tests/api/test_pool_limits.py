@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -228,6 +229,24 @@ def test_what_reconnect_failed_raises_is_logged_and_an_interrupt_goes_on(
     assert went_on == [errors[1]]
 
 
+def failing_pool(
+    conninfo: str,
+    connection_class: type[Controlled],
+    reconnect_failed: Callable[[ConnectionPool[Any]], None],
+) -> ConnectionPool[Controlled]:
+    """One that soon gives up refilling, but lets requests wait."""
+    connection_class.error = psycopg.OperationalError("no luck")
+    return ConnectionPool(
+        conninfo,
+        min_size=1,
+        max_size=1,
+        fail_fast=False,
+        connection_class=connection_class,
+        reconnect_timeout=0.05,
+        reconnect_failed=reconnect_failed,
+    )
+
+
 def assert_is_tried_again(pool: ConnectionPool[Any], connection_class: type[Controlled]) -> None:
     """That a request for which connecting fails is served once it does not."""
     until_none_runs(f"{pool.name}-connect")
@@ -243,16 +262,7 @@ def test_after_reconnect_failed_has_ended_its_thread_what_fails_is_tried_again(
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     connection_class = controlled()
-    connection_class.error = psycopg.OperationalError("no luck")
-    with ConnectionPool(
-        balanced,
-        min_size=1,
-        max_size=1,
-        fail_fast=False,
-        connection_class=connection_class,
-        reconnect_timeout=0.05,
-        reconnect_failed=lambda _: sys.exit("no database"),
-    ) as pool:
+    with failing_pool(balanced, connection_class, lambda _: sys.exit("no database")) as pool:
         until(lambda: not pool._is_refilling())
         assert_is_tried_again(pool, connection_class)
 
@@ -262,7 +272,6 @@ def test_where_reconnect_failed_ends_a_thread_that_nothing_can_replace_it_goes_o
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     connection_class = controlled()
-    connection_class.error = psycopg.OperationalError("no luck")
     refused = threading.Event()
 
     def end_the_last(pool: ConnectionPool[Any]) -> None:
@@ -276,15 +285,7 @@ def test_where_reconnect_failed_ends_a_thread_that_nothing_can_replace_it_goes_o
         monkeypatch.setattr(threading.Thread, "start", refuse)
         sys.exit("no database")
 
-    with ConnectionPool(
-        balanced,
-        min_size=1,
-        max_size=1,
-        fail_fast=False,
-        connection_class=connection_class,
-        reconnect_timeout=0.05,
-        reconnect_failed=end_the_last,
-    ) as pool:
+    with failing_pool(balanced, connection_class, end_the_last) as pool:
         assert refused.wait(60)
         assert_is_tried_again(pool, connection_class)
 

@@ -222,12 +222,12 @@ def test_thirty_two_threads_on_four_connections_get_equal_shares(balanced: str) 
         threads = Threads([use] * 32)
         until(lambda: min(counts) > 0)
         before = counts.copy()  # from here on, all of them are there
-        until(lambda: min(counts) > 100)
+        until(lambda: min(counts) > 300)
         stop.set()
         threads.join()
         shares = [after - early for after, early in zip(counts, before, strict=True)]
         # Who is not run by the system just then misses a round.
-        assert min(shares) >= 0.9 * max(shares)
+        assert max(shares) - min(shares) <= max(2, 0.05 * max(shares))
 
 
 def test_a_spike_of_short_requests_hardly_grows_the_pool(balanced: str) -> None:

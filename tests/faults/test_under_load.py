@@ -96,7 +96,7 @@ def _use_throughout(
     assert not [r for r in failed if "still waiting" in r.error or "Timeout" in r.error]
     # One that may be repeated is.
     assert not [r for r in failed if r.kind == "retried"]
-    assert max(r.seconds for r in requests) < 30
+    assert max(r.seconds for r in requests) < 10
     audit(pool, own_cluster)
     assert _is_even(pool, own_cluster)
 
